@@ -1,0 +1,52 @@
+// How interpreters end when others still live: fork, exit, threads left behind.
+//
+// Guarantees
+//   - fork: the child has the main interpreter and the forking thread, nothing
+//     else; interpreters of the parent are forgotten there, not cleared.
+//   - exit: every interpreter is ended, its non-daemon threads joined, while
+//     the runtime is still whole.  One whose thread stays in C code for
+//     _PyInterp_EXIT_WAIT_NS is left behind with a message; Ctrl-C does the
+//     same at once.
+//   - an interpreter of the `_interpreters` module, or any at exit, can end
+//     while threads are left in it: they exit when they next want its lock.
+
+#ifndef Py_INTERNAL_INTERP_LIFECYCLE_H
+#define Py_INTERNAL_INTERP_LIFECYCLE_H
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#ifndef Py_BUILD_CORE
+#  error "this header requires Py_BUILD_CORE define"
+#endif
+
+#define _PyInterp_EXIT_WAIT_NS (5LL * 1000 * 1000 * 1000)
+
+/* 0 if the current interpreter may fork, else -1 with RuntimeError set: the
+   child of a subinterpreter's thread would have no main thread. */
+extern int _PyInterp_CheckFork(void);
+
+/* In the child, once HEAD_LOCK is usable: drop all interpreters but the main
+   one from the runtime's books.  Their memory stays as the parent had it. */
+extern void _PyInterp_ForgetOthers(void);
+
+/* Py_FinalizeEx(), after the main interpreter's atexit callbacks and before
+   the runtime counts as finalizing: end all subinterpreters. */
+extern void _PyInterp_EndAll(PyThreadState *);
+
+/* Py_EndInterpreter() with other thread states than the caller's: may they be
+   given up? */
+extern int _PyInterp_MayPrune(PyInterpreterState *);
+
+/* Py_EndInterpreter(), with the finalizing flag set: clear all other thread
+   states.  Does nothing if there are none. */
+extern void _PyInterp_PruneThreads(PyThreadState *);
+
+/* PyInterpreterState_Delete(), last step: 1 if threads were given up, which
+   will look for the finalizing flag, so that the state must not be freed. */
+extern int _PyInterp_IsZombie(PyInterpreterState *);
+
+#ifdef __cplusplus
+}
+#endif
+#endif   /* !Py_INTERNAL_INTERP_LIFECYCLE_H */

@@ -1,0 +1,1025 @@
+// Queues of parcels between interpreters, and how threads wait on them.
+// See pycore_parcel.h.
+//
+// Guarantees
+//
+//   Q-1  Parcels leave in the order in which they were put.  Each is handed to
+//        one receiver or is discarded with its queue.
+//   Q-2  put and get either do all of it or leave the queue as it was.
+//   Q-3  Nobody polls.  A thread that must wait spins for some microseconds
+//        where there is more than one core and where it has helped before,
+//        and then sleeps until somebody wakes it, its time is up or a signal
+//        arrives.
+//   Q-4  While threads sleep on a side, at least as many are awake and about to
+//        retry as there are items (or places) to be had.  So no wake-up is lost,
+//        whatever becomes of the one who was woken.
+//   Q-5  A thread that was woken twice in vain, because others were faster, has
+//        the next item (place) reserved for it: nobody starves.
+//   Q-6  A queue's id is never used again.
+//
+// Why threads detach before they spin
+//
+//   Detaching and attaching cost some 200 ns together, a tenth of a round trip.
+//   A thread that spins attached keeps all other threads of its interpreter
+//   from running, perhaps the one it waits for, and lets a writer that asks for
+//   its heap wait.  It can't know: a request to give way comes only when the
+//   switch interval (5 ms) is over.  So it gives way first.
+//
+// How long they spin
+//
+//   The one who wakes a sleeper notes when the item was there; a spinner sees it.
+//   So each wait shows how long a spin would have been needed, also when there
+//   was none, and without the time that waking takes.  Each side of a queue
+//   keeps a moving average of that.  Twice the average is spun; if the average is
+//   above SPIN_MAX, spinning would cost more than sleeping, and there is none.
+//   There are never more spinners in the process than processors.
+//
+// States of a waiter (field `state`, guarded by the queue's mutex)
+//
+//      IDLE --enqueue--> QUEUED --pick--> WOKEN --retry, forfeit--> IDLE
+//                          |  \--_PyParcel_EndWaits--> ENDED --> IDLE
+//                          +--timeout, signal--> IDLE
+//
+//   WOKEN and ENDED are followed by exactly one post of the semaphore, outside
+//   the mutex; the waiter must take that before its memory goes.  A WOKEN waiter
+//   is counted in `woken` of its side until it has retried.
+//
+// Races
+//
+//   - Timeout against wake-up: the waiter looks at its state under the mutex.
+//   - A woken thread's interpreter closes, and attaching ends the thread: a
+//     cleanup handler passes the wake-up on.
+//   - EndWaits against a new wait: `closing` is set before the queues are walked
+//     and read under the mutex of the queue before a waiter is enqueued.
+//   - Drop against look-up: the last reference goes under the registry's mutex.
+//
+// Locks, in this order: write section, registry.mutex, queue->mutex.  Both
+// mutexes are held for a bounded number of instructions: no allocation, no
+// system call, no detaching, no object is touched.  That is why the queue's may
+// be taken in a write section.
+//
+// Fork: both are taken before and left as new in the child, where no thread waits.
+
+#include "Python.h"
+#include "pycore_interp.h"        // PyInterpreterState
+#include "pycore_parcel.h"
+#include "pycore_pystate.h"       // _PyThreadState_GET()
+#include "pycore_rwgil.h"         // _PyRWGIL_WriteOwn()
+#include "pycore_semaphore.h"     // _PySemaphore
+#include "pycore_parking_lot.h"   // Py_PARK_OK
+#include "pycore_time.h"          // _PyDeadline_Init()
+
+#ifdef HAVE_PTHREAD_H
+#  include <pthread.h>
+#endif
+#ifdef HAVE_UNISTD_H
+#  include <unistd.h>             // sysconf()
+#endif
+#ifdef HAVE_SCHED_H
+#  include <sched.h>              // sched_getaffinity()
+#endif
+
+
+/* --- Structures ---------------------------------------------------------- */
+
+typedef enum {
+    WAITER_IDLE,
+    WAITER_QUEUED,
+    WAITER_WOKEN,
+    WAITER_ENDED,
+} waiter_state;
+
+/* On the C stack of the thread that waits. */
+typedef struct waiter {
+    struct waiter *next;            // in its side's list, or in a chain of
+    struct waiter *prev;            // those who are about to be posted
+    waiter_state state;
+    int token;                      // counted in `woken`
+    int starved;                    // counted in `starved`
+    int losses;                     // how often it was woken in vain
+    int has_sema;                   // own: sema is initialised
+    _PyParcel_Home *home;
+    struct side *side;
+    _PyParcel_Queue *queue;
+    PyTime_t available_at;          // when there was something for it
+    _PySemaphore sema;
+} waiter;
+
+/* One side of a queue: those who get, or those who put. */
+typedef struct side {
+    waiter *first;
+    waiter *last;
+    Py_ssize_t woken;
+    Py_ssize_t starved;             // atomic: read without the mutex
+    int64_t needed;                 // atomic, written by any waiter: average
+                                    // ns until there was something
+} side;
+
+struct _PyParcel_Queue {
+    // Read-only.
+    int64_t id;
+    Py_ssize_t maxsize;             // PY_SSIZE_T_MAX: unbounded
+    _PyParcel_Unbound unbound;
+    // Atomic.  The last reference is dropped under the registry's mutex.
+    Py_ssize_t refs;
+    // Guarded by the registry.
+    _PyParcel_Queue *next;
+    _PyParcel_Queue *prev;
+    // Guarded by the mutex, all that follows.  On a cache line of their own.
+    char padding[64];
+    PyMutex mutex;
+    Py_ssize_t count;               // atomic: read without the mutex
+    _PyParcel *first;
+    _PyParcel *last;
+    side gets;
+    side puts;
+};
+
+static struct {
+    PyMutex mutex;
+    int64_t last_id;                // guarded by the mutex, as what follows
+    _PyParcel_Queue *first;         // in ascending order of their ids
+    _PyParcel_Queue *last;
+    _PyParcel_Home *homes;
+    // Atomic.
+    int spinners;
+    // Set once.
+    int processors;
+    _PyOnceFlag once;
+} registry;
+
+#define SPIN_MIN 2000               // ns: about what the other side needs
+#define SPIN_MAX 40000              // ns: about what sleeping and waking cost
+
+
+/* --- Mutexes ------------------------------------------------------------- */
+
+static inline void
+relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield" ::: "memory");
+#endif
+}
+
+/* What it guards takes less time than parking, so it is worth a short spin.
+   Never detaches. */
+static void
+lock(PyMutex *mutex)
+{
+    for (int i = 0; i < 200; i++) {
+        if (PyMutex_LockFast(&mutex->_bits)) {
+            return;
+        }
+        for (int k = 0; k < 4; k++) {
+            relax();
+        }
+        if (registry.processors == 1) {
+            break;
+        }
+    }
+    PyMutex_LockFlags(mutex, _Py_LOCK_DONT_DETACH);
+}
+
+static inline void
+unlock(PyMutex *mutex)
+{
+    PyMutex_Unlock(mutex);
+}
+
+
+/* --- Waking (the queue's mutex is held, but for post_all) ---------------- */
+
+static inline Py_ssize_t
+load_count(_PyParcel_Queue *q)
+{
+    return _Py_atomic_load_ssize_relaxed(&q->count);
+}
+
+/* Items for those who get, places for those who put. */
+static inline Py_ssize_t
+side_stock(_PyParcel_Queue *q, side *s)
+{
+    Py_ssize_t count = load_count(q);
+    return s == &q->gets ? count : q->maxsize - count;
+}
+
+/* Is there something for this one (NULL: for a newcomer)? */
+static inline int
+side_available(_PyParcel_Queue *q, side *s, waiter *w)
+{
+    Py_ssize_t reserved = _Py_atomic_load_ssize_relaxed(&s->starved);
+    if (w != NULL && w->starved) {
+        reserved = 0;
+    }
+    return side_stock(q, s) > reserved;
+}
+
+static void
+side_enqueue(side *s, waiter *w)
+{
+    w->state = WAITER_QUEUED;
+    if (w->losses > 0) {            // it has waited before the others
+        w->prev = NULL;
+        w->next = s->first;
+        if (s->first != NULL) {
+            s->first->prev = w;
+        }
+        else {
+            s->last = w;
+        }
+        s->first = w;
+    }
+    else {
+        w->next = NULL;
+        w->prev = s->last;
+        if (s->last != NULL) {
+            s->last->next = w;
+        }
+        else {
+            s->first = w;
+        }
+        s->last = w;
+    }
+}
+
+static void
+side_unlink(side *s, waiter *w)
+{
+    if (w->prev != NULL) {
+        w->prev->next = w->next;
+    }
+    else {
+        s->first = w->next;
+    }
+    if (w->next != NULL) {
+        w->next->prev = w->prev;
+    }
+    else {
+        s->last = w->prev;
+    }
+}
+
+static waiter *
+side_pick(_PyParcel_Queue *q, side *s, waiter *chain)
+{
+    while (s->first != NULL && s->woken < side_stock(q, s)) {
+        waiter *w = s->first;
+        side_unlink(s, w);
+        w->state = WAITER_WOKEN;
+        w->token = 1;
+        s->woken++;
+        w->next = chain;
+        chain = w;
+    }
+    return chain;
+}
+
+/* Restore Q-4.  Every critical section that changes the stock or takes a token
+   back ends with it; post_all() the result when the mutex is free. */
+static waiter *
+pick(_PyParcel_Queue *q)
+{
+    return side_pick(q, &q->puts, side_pick(q, &q->gets, NULL));
+}
+
+static void
+post_all(waiter *chain)
+{
+    if (chain == NULL) {
+        return;
+    }
+    PyTime_t now;
+    (void)PyTime_MonotonicRaw(&now);
+    while (chain != NULL) {
+        waiter *next = chain->next;
+        chain->available_at = now;
+        // After this it may be gone.
+        _PySemaphore_Wakeup(&chain->sema);
+        chain = next;
+    }
+}
+
+static void
+return_token(waiter *w, int lost)
+{
+    side *s = w->side;
+    if (w->token) {
+        w->token = 0;
+        s->woken--;
+    }
+    if (lost) {
+        w->losses++;
+        if (w->losses >= 2 && !w->starved) {
+            w->starved = 1;
+            _Py_atomic_store_ssize_relaxed(&s->starved, s->starved + 1);
+        }
+    }
+    else if (w->starved) {
+        w->starved = 0;
+        _Py_atomic_store_ssize_relaxed(&s->starved, s->starved - 1);
+    }
+}
+
+/* The waiter goes away without having got anything.  Needs no thread state. */
+static void
+forfeit(void *arg)
+{
+    waiter *w = arg;
+    if (!w->token && !w->starved) {
+        return;
+    }
+    _PyParcel_Queue *q = w->queue;
+    lock(&q->mutex);
+    return_token(w, 0);
+    waiter *chain = pick(q);
+    unlock(&q->mutex);
+    post_all(chain);
+}
+
+
+/* --- Learning how long to spin ------------------------------------------- */
+
+static PyTime_t
+spin_budget(side *s)
+{
+    int64_t needed = _Py_atomic_load_int64_relaxed(&s->needed);
+    if (needed > SPIN_MAX) {
+        return 0;
+    }
+    return Py_MAX(SPIN_MIN, Py_MIN(2 * needed, SPIN_MAX));
+}
+
+static void
+spin_learn(side *s, PyTime_t needed)
+{
+    // Bounded, so that one long wait is soon forgotten.
+    needed = Py_MAX(0, Py_MIN(needed, 4 * SPIN_MAX));
+    int64_t average = _Py_atomic_load_int64_relaxed(&s->needed);
+    average += (needed - average) / 4;
+    _Py_atomic_store_int64_relaxed(&s->needed, average);
+}
+
+/* Detached.  True if there is something now. */
+static int
+spin(_PyParcel_Queue *q, side *s, waiter *w, PyTime_t start, PyTime_t deadline)
+{
+    PyTime_t budget = spin_budget(s);
+    if (budget == 0 || registry.processors < 2) {
+        return 0;
+    }
+    PyTime_t end = start + budget;
+    if (deadline >= 0 && deadline < end) {
+        end = deadline;
+    }
+    int available = 0;
+    if (_Py_atomic_add_int(&registry.spinners, 1) < registry.processors) {
+        PyTime_t now = start;
+        while (!(available = side_available(q, s, w)) && now < end) {
+            for (int i = 0; i < 16; i++) {
+                relax();
+            }
+            (void)PyTime_MonotonicRaw(&now);
+        }
+        if (available) {
+            spin_learn(s, now - start);
+        }
+    }
+    _Py_atomic_add_int(&registry.spinners, -1);
+    return available;
+}
+
+
+/* --- Waiting ------------------------------------------------------------- */
+
+typedef enum {
+    TURN_RETRY,                     // there may be something
+    TURN_TIMEOUT,                   // the time is up
+    TURN_SIGNAL,                    // a signal's handler may have to run
+    TURN_CLOSING,
+} turn;
+
+/* Detached.  Sleeps until there is something or there is no more point. */
+static turn
+park(waiter *w, PyTime_t start, PyTime_t deadline)
+{
+    _PyParcel_Queue *q = w->queue;
+    side *s = w->side;
+    if (!w->has_sema) {
+        _PySemaphore_Init(&w->sema);
+        w->has_sema = 1;
+    }
+    lock(&q->mutex);
+    if (side_available(q, s, w)) {
+        unlock(&q->mutex);
+        return TURN_RETRY;
+    }
+    if (_Py_atomic_load_int(&w->home->closing)) {
+        unlock(&q->mutex);
+        return TURN_CLOSING;
+    }
+    side_enqueue(s, w);
+    unlock(&q->mutex);
+
+    PyTime_t left = -1;
+    if (deadline >= 0) {
+        left = Py_MAX(0, _PyDeadline_Get(deadline));
+    }
+    int res = _PySemaphore_Wait(&w->sema, left, 0);
+
+    lock(&q->mutex);
+    waiter_state state = w->state;
+    if (state == WAITER_QUEUED) {
+        side_unlink(s, w);
+    }
+    w->state = WAITER_IDLE;
+    unlock(&q->mutex);
+    if (state == WAITER_QUEUED) {
+        assert(res != Py_PARK_OK);
+        return res == Py_PARK_TIMEOUT ? TURN_TIMEOUT : TURN_SIGNAL;
+    }
+    int interrupted = (res == Py_PARK_INTR);
+    while (res != Py_PARK_OK) {     // the post is on its way
+        res = _PySemaphore_Wait(&w->sema, -1, 0);
+    }
+    if (state == WAITER_ENDED) {
+        return TURN_CLOSING;
+    }
+    spin_learn(s, w->available_at - start);
+    return interrupted ? TURN_SIGNAL : TURN_RETRY;
+}
+
+/* Attached before and after, detached between. */
+static turn
+wait_turn(waiter *w, PyTime_t deadline)
+{
+    turn res;
+    PyThreadState *tstate = PyEval_SaveThread();
+    PyTime_t start;
+    (void)PyTime_MonotonicRaw(&start);
+    if (w->losses == 0 && spin(w->queue, w->side, w, start, deadline)) {
+        res = TURN_RETRY;
+    }
+    else {
+        res = park(w, start, deadline);
+    }
+    // If the interpreter is being finalised the thread ends here.
+#ifdef HAVE_PTHREAD_H
+    pthread_cleanup_push(forfeit, w);
+    PyEval_RestoreThread(tstate);
+    pthread_cleanup_pop(0);
+#else
+    PyEval_RestoreThread(tstate);
+#endif
+    return res;
+}
+
+/* One attempt; w is NULL for the first.  The critical section is the
+   hand-over: between the interpreter's heap and no heap. */
+static _PyParcel_Status
+try_put(_PyParcel_Queue *q, _PyParcel *parcel, waiter *w)
+{
+    if ((w == NULL || !w->token) && !side_available(q, &q->puts, w)) {
+        return _PyParcel_FULL;
+    }
+    _PyRWGIL_Section section;
+    if (_PyRWGIL_WriteOwn(&section) < 0) {
+        return _PyParcel_ERROR;
+    }
+    lock(&q->mutex);
+    int available = side_available(q, &q->puts, w);
+    if (available) {
+        parcel->next = NULL;
+        if (q->last != NULL) {
+            q->last->next = parcel;
+        }
+        else {
+            q->first = parcel;
+        }
+        q->last = parcel;
+        _Py_atomic_store_ssize_relaxed(&q->count, q->count + 1);
+    }
+    if (w != NULL) {
+        return_token(w, !available);
+    }
+    waiter *chain = pick(q);
+    unlock(&q->mutex);
+    _PyRWGIL_WriteEnd(&section);
+    post_all(chain);
+    return available ? _PyParcel_OK : _PyParcel_FULL;
+}
+
+static _PyParcel_Status
+try_get(_PyParcel_Queue *q, _PyParcel **parcel, waiter *w)
+{
+    if ((w == NULL || !w->token) && !side_available(q, &q->gets, w)) {
+        return _PyParcel_EMPTY;
+    }
+    _PyRWGIL_Section section;
+    if (_PyRWGIL_WriteOwn(&section) < 0) {
+        return _PyParcel_ERROR;
+    }
+    lock(&q->mutex);
+    int available = side_available(q, &q->gets, w);
+    if (available) {
+        _PyParcel *p = q->first;
+        q->first = p->next;
+        if (q->first == NULL) {
+            q->last = NULL;
+        }
+        p->next = NULL;
+        _Py_atomic_store_ssize_relaxed(&q->count, q->count - 1);
+        *parcel = p;
+    }
+    if (w != NULL) {
+        return_token(w, !available);
+    }
+    waiter *chain = pick(q);
+    unlock(&q->mutex);
+    _PyRWGIL_WriteEnd(&section);
+    post_all(chain);
+    return available ? _PyParcel_OK : _PyParcel_EMPTY;
+}
+
+static inline _PyParcel_Status
+attempt(_PyParcel_Queue *q, side *s, _PyParcel **parcel, waiter *w)
+{
+    return s == &q->gets ? try_get(q, parcel, w) : try_put(q, *parcel, w);
+}
+
+static _PyParcel_Status
+attempt_waiting(_PyParcel_Home *home, _PyParcel_Queue *q, side *s,
+                _PyParcel **parcel, PyTime_t timeout)
+{
+    waiter w = {.home = home, .queue = q, .side = s};
+    PyTime_t deadline = timeout < 0 ? -1 : _PyDeadline_Init(timeout);
+    // The instance whose method this is may go while we are detached.
+    _PyParcel_QueueShare(q);
+    _PyParcel_Status status;
+    for (;;) {
+        turn res = wait_turn(&w, deadline);
+        if (PyErr_CheckSignals() < 0) {
+            status = _PyParcel_ERROR;
+            break;
+        }
+        status = attempt(q, s, parcel, &w);
+        if (status != _PyParcel_EMPTY && status != _PyParcel_FULL) {
+            break;
+        }
+        if (res == TURN_CLOSING) {
+            status = _PyParcel_CLOSING;
+            break;
+        }
+        if (deadline >= 0
+            && (res == TURN_TIMEOUT || _PyDeadline_Get(deadline) <= 0))
+        {
+            break;
+        }
+    }
+    forfeit(&w);
+    if (w.has_sema) {
+        _PySemaphore_Destroy(&w.sema);
+    }
+    _PyParcel_QueueDrop(q);
+    return status;
+}
+
+_PyParcel_Status
+_PyParcel_QueuePut(_PyParcel_Home *home, _PyParcel_Queue *q, _PyParcel *parcel,
+                   int unbound, PyTime_t timeout)
+{
+    parcel->unbound = (uint8_t)unbound;
+    _PyParcel_Status status = try_put(q, parcel, NULL);
+    if (status == _PyParcel_FULL && timeout != 0) {
+        status = attempt_waiting(home, q, &q->puts, &parcel, timeout);
+    }
+    return status;
+}
+
+_PyParcel_Status
+_PyParcel_QueueGet(_PyParcel_Home *home, _PyParcel_Queue *q,
+                   _PyParcel **parcel, int *gone, PyTime_t timeout)
+{
+    _PyParcel_Status status = try_get(q, parcel, NULL);
+    if (status == _PyParcel_EMPTY && timeout != 0) {
+        status = attempt_waiting(home, q, &q->gets, parcel, timeout);
+    }
+    if (status == _PyParcel_OK) {
+        *gone = (*parcel)->gone;
+    }
+    return status;
+}
+
+
+/* --- Lifetime ------------------------------------------------------------ */
+
+_PyParcel_Queue *
+_PyParcel_QueueNew(Py_ssize_t maxsize, _PyParcel_Unbound unbound)
+{
+    _PyParcel_Queue *q = PyMem_RawCalloc(1, sizeof(*q));
+    if (q == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    q->maxsize = maxsize > 0 ? maxsize : PY_SSIZE_T_MAX;
+    q->unbound = unbound;
+    q->refs = 1;
+    q->gets.needed = q->puts.needed = SPIN_MAX / 4;
+    lock(&registry.mutex);
+    q->id = ++registry.last_id;
+    q->prev = registry.last;
+    if (registry.last != NULL) {
+        registry.last->next = q;
+    }
+    else {
+        registry.first = q;
+    }
+    registry.last = q;
+    unlock(&registry.mutex);
+    return q;
+}
+
+_PyParcel_Queue *
+_PyParcel_QueueLookUp(int64_t id)
+{
+    lock(&registry.mutex);
+    _PyParcel_Queue *q = registry.first;
+    while (q != NULL && q->id != id) {
+        q = q->next;
+    }
+    if (q != NULL) {
+        _Py_atomic_add_ssize(&q->refs, 1);
+    }
+    unlock(&registry.mutex);
+    return q;
+}
+
+_PyParcel_Queue *
+_PyParcel_QueueShare(_PyParcel_Queue *q)
+{
+    _Py_atomic_add_ssize(&q->refs, 1);
+    return q;
+}
+
+void
+_PyParcel_QueueDrop(_PyParcel_Queue *q)
+{
+    Py_ssize_t refs = _Py_atomic_load_ssize(&q->refs);
+    while (refs > 1) {
+        if (_Py_atomic_compare_exchange_ssize(&q->refs, &refs, refs - 1)) {
+            return;
+        }
+    }
+    lock(&registry.mutex);
+    refs = _Py_atomic_add_ssize(&q->refs, -1) - 1;
+    if (refs == 0) {
+        if (q->prev != NULL) {
+            q->prev->next = q->next;
+        }
+        else {
+            registry.first = q->next;
+        }
+        if (q->next != NULL) {
+            q->next->prev = q->prev;
+        }
+        else {
+            registry.last = q->prev;
+        }
+    }
+    unlock(&registry.mutex);
+    if (refs > 0) {
+        return;
+    }
+    assert(q->gets.first == NULL && q->puts.first == NULL);
+    _PyParcel *parcel = q->first;
+    while (parcel != NULL) {
+        _PyParcel *next = parcel->next;
+        _PyParcel_Discard(parcel);
+        parcel = next;
+    }
+    PyMem_RawFree(q);
+}
+
+Py_ssize_t
+_PyParcel_QueueList(int64_t **ids)
+{
+    Py_ssize_t room = 16;
+    for (;;) {
+        *ids = PyMem_RawMalloc(room * sizeof(int64_t));
+        if (*ids == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        Py_ssize_t n = 0;
+        lock(&registry.mutex);
+        for (_PyParcel_Queue *q = registry.first; q != NULL; q = q->next) {
+            if (n < room) {
+                (*ids)[n] = q->id;
+            }
+            n++;
+        }
+        unlock(&registry.mutex);
+        if (n <= room) {
+            return n;
+        }
+        PyMem_RawFree(*ids);
+        room = n + n / 4;
+    }
+}
+
+int64_t
+_PyParcel_QueueId(_PyParcel_Queue *q)
+{
+    return q->id;
+}
+
+Py_ssize_t
+_PyParcel_QueueMaxSize(_PyParcel_Queue *q)
+{
+    return q->maxsize == PY_SSIZE_T_MAX ? 0 : q->maxsize;
+}
+
+_PyParcel_Unbound
+_PyParcel_QueueUnbound(_PyParcel_Queue *q)
+{
+    return q->unbound;
+}
+
+Py_ssize_t
+_PyParcel_QueueSize(_PyParcel_Queue *q)
+{
+    return load_count(q);
+}
+
+
+/* --- An interpreter goes ------------------------------------------------- */
+
+/* The queue's mutex is held. */
+static waiter *
+end_waits(side *s, int64_t interpid, waiter *chain)
+{
+    waiter *w = s->first;
+    while (w != NULL) {
+        waiter *next = w->next;
+        if (w->home->interpid == interpid) {
+            side_unlink(s, w);
+            w->state = WAITER_ENDED;
+            w->next = chain;
+            chain = w;
+        }
+        w = next;
+    }
+    return chain;
+}
+
+void
+_PyParcel_EndWaits(int64_t interpid)
+{
+    waiter *chain = NULL;
+    lock(&registry.mutex);
+    for (_PyParcel_Home *h = registry.homes; h != NULL; h = h->next) {
+        if (h->interpid == interpid) {
+            _Py_atomic_store_int(&h->closing, 1);
+        }
+    }
+    for (_PyParcel_Queue *q = registry.first; q != NULL; q = q->next) {
+        lock(&q->mutex);
+        chain = end_waits(&q->gets, interpid, chain);
+        chain = end_waits(&q->puts, interpid, chain);
+        unlock(&q->mutex);
+    }
+    unlock(&registry.mutex);
+    post_all(chain);
+}
+
+/* The queue's mutex is held.  What is to be discarded goes to `removed`. */
+static void
+unbind_items(_PyParcel_Queue *q, int64_t interpid, _PyParcel **removed)
+{
+    _PyParcel *last = NULL;
+    _PyParcel **link = &q->first;
+    while (*link != NULL) {
+        _PyParcel *parcel = *link;
+        if (parcel->interpid == interpid && !parcel->gone
+            && parcel->unbound == _PyParcel_UNBOUND_REMOVE)
+        {
+            *link = parcel->next;
+            parcel->next = *removed;
+            *removed = parcel;
+            _Py_atomic_store_ssize_relaxed(&q->count, q->count - 1);
+            continue;
+        }
+        if (parcel->interpid == interpid) {
+            parcel->gone = parcel->unbound;
+        }
+        last = parcel;
+        link = &parcel->next;
+    }
+    q->last = last;
+}
+
+/* The resources of one unbound item: nobody will open it, and its buffers can
+   be released now, but not later. */
+static struct _PyParcel_resource *
+steal_resources(int64_t interpid, Py_ssize_t *n)
+{
+    struct _PyParcel_resource *found = NULL;
+    lock(&registry.mutex);
+    for (_PyParcel_Queue *q = registry.first; q != NULL; q = q->next) {
+        lock(&q->mutex);
+        _PyParcel *p = q->first;
+        while (p != NULL && !(p->interpid == interpid && p->nresources > 0)) {
+            p = p->next;
+        }
+        if (p != NULL) {
+            assert(p->gone);
+            found = p->resources;
+            *n = p->nresources;
+            p->resources = NULL;
+            p->nresources = 0;
+        }
+        unlock(&q->mutex);
+        if (found != NULL) {
+            break;
+        }
+    }
+    unlock(&registry.mutex);
+    return found;
+}
+
+void
+_PyParcel_Unbind(int64_t interpid)
+{
+    _PyParcel *removed = NULL;
+    waiter *chain = NULL;
+    lock(&registry.mutex);
+    for (_PyParcel_Queue *q = registry.first; q != NULL; q = q->next) {
+        lock(&q->mutex);
+        unbind_items(q, interpid, &removed);
+        waiter *woken = pick(q);
+        unlock(&q->mutex);
+        while (woken != NULL) {
+            waiter *next = woken->next;
+            woken->next = chain;
+            chain = woken;
+            woken = next;
+        }
+    }
+    unlock(&registry.mutex);
+    post_all(chain);
+    while (removed != NULL) {
+        _PyParcel *next = removed->next;
+        _PyParcel_Discard(removed);
+        removed = next;
+    }
+    struct _PyParcel_resource *resources;
+    Py_ssize_t n;
+    while ((resources = steal_resources(interpid, &n)) != NULL) {
+        _PyParcel_ReleaseResources(resources, n);
+    }
+}
+
+
+/* --- Homes --------------------------------------------------------------- */
+
+static int
+count_processors(void)
+{
+#if defined(HAVE_SCHED_SETAFFINITY) && defined(CPU_COUNT)
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+        return CPU_COUNT(&set);
+    }
+#endif
+#ifdef _SC_NPROCESSORS_ONLN
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    if (n > 0) {
+        return (int)n;
+    }
+#endif
+    return 1;
+}
+
+#if defined(HAVE_FORK) && defined(HAVE_PTHREAD_H)
+static void
+before_fork(void)
+{
+    lock(&registry.mutex);
+    for (_PyParcel_Queue *q = registry.first; q != NULL; q = q->next) {
+        lock(&q->mutex);
+    }
+}
+
+static void
+after_fork_parent(void)
+{
+    for (_PyParcel_Queue *q = registry.first; q != NULL; q = q->next) {
+        unlock(&q->mutex);
+    }
+    unlock(&registry.mutex);
+}
+
+static void
+forget_waiters(side *s)
+{
+    s->first = s->last = NULL;
+    s->woken = 0;
+    s->starved = 0;
+}
+
+static void
+after_fork_child(void)
+{
+    _PyMutex_at_fork_reinit(&registry.mutex);
+    registry.spinners = 0;
+    for (_PyParcel_Queue *q = registry.first; q != NULL; q = q->next) {
+        _PyMutex_at_fork_reinit(&q->mutex);
+        forget_waiters(&q->gets);
+        forget_waiters(&q->puts);
+    }
+    // Other interpreters take no more calls.
+    PyThreadState *tstate = _PyThreadState_GET();
+    for (_PyParcel_Home *h = registry.homes; h != NULL; h = h->next) {
+        _PyMutex_at_fork_reinit(&h->mutex);
+        if (tstate == NULL || h->interp != tstate->interp) {
+            h->interp = NULL;
+        }
+    }
+}
+#endif
+
+static int
+init_once(void *Py_UNUSED(arg))
+{
+    registry.processors = count_processors();
+#if defined(HAVE_FORK) && defined(HAVE_PTHREAD_H)
+    if (pthread_atfork(before_fork, after_fork_parent, after_fork_child) != 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
+#endif
+    return 0;
+}
+
+/* Called by the interpreter when it runs its exit functions: its threads have
+   been joined, its objects are all there yet. */
+static void
+at_interpreter_exit(void *arg)
+{
+    _PyParcel_Home *home = arg;
+    if (!_Py_IsMainInterpreter(home->interp)) {
+        // In the main interpreter the process ends: threads that still wait
+        // are daemon threads, which end when they try to attach.
+        _PyParcel_EndWaits(home->interpid);
+        _PyParcel_Unbind(home->interpid);
+    }
+    _PyParcel_ReleaseReturned(home);
+    PyMutex_Lock(&home->mutex);
+    home->interp = NULL;
+    PyMutex_Unlock(&home->mutex);
+    _PyParcel_ReleaseReturned(home);
+    _PyParcel_DropHome(home);
+}
+
+_PyParcel_Home *
+_PyParcel_NewHome(void)
+{
+    if (_PyOnceFlag_CallOnce(&registry.once, init_once, NULL) < 0) {
+        return NULL;
+    }
+    _PyParcel_Home *home = PyMem_RawCalloc(1, sizeof(*home));
+    if (home == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    home->interp = PyInterpreterState_Get();
+    home->interpid = PyInterpreterState_GetID(home->interp);
+    home->refs = 2;                 // the caller and the exit function
+    if (PyUnstable_AtExit(home->interp, at_interpreter_exit, home) < 0) {
+        PyMem_RawFree(home);
+        return NULL;
+    }
+    lock(&registry.mutex);
+    home->next = registry.homes;
+    registry.homes = home;
+    unlock(&registry.mutex);
+    return home;
+}
+
+void
+_PyParcel_DropHome(_PyParcel_Home *home)
+{
+    if (_Py_atomic_add_ssize(&home->refs, -1) != 1) {
+        return;
+    }
+    lock(&registry.mutex);
+    _PyParcel_Home **link = &registry.homes;
+    while (*link != home) {
+        link = &(*link)->next;
+    }
+    *link = home->next;
+    unlock(&registry.mutex);
+    PyMem_RawFree(home);
+}
