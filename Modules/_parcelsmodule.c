@@ -1715,12 +1715,12 @@ static struct PyModuleDef module_def = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "_parcels",
     .m_doc = module_doc,
-    .m_size = sizeof(module_state),
     .m_methods = module_methods,
     .m_slots = module_slots,
-    .m_traverse = module_traverse,
-    .m_clear = module_clear,
+    .m_size = sizeof(module_state),
     .m_free = module_free,
+    .m_clear = module_clear,
+    .m_traverse = module_traverse,
 };
 
 PyMODINIT_FUNC

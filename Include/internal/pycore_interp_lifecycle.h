@@ -12,12 +12,8 @@
 
 #ifndef Py_INTERNAL_INTERP_LIFECYCLE_H
 #define Py_INTERNAL_INTERP_LIFECYCLE_H
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 #ifndef Py_BUILD_CORE
-#  error "this header requires Py_BUILD_CORE define"
+#  error "an internal header: define Py_BUILD_CORE to use it"
 #endif
 
 #define _PyInterp_EXIT_WAIT_NS (5LL * 1000 * 1000 * 1000)
@@ -46,7 +42,4 @@ extern void _PyInterp_PruneThreads(PyThreadState *);
    will look for the finalizing flag, so that the state must not be freed. */
 extern int _PyInterp_IsZombie(PyInterpreterState *);
 
-#ifdef __cplusplus
-}
-#endif
 #endif   /* !Py_INTERNAL_INTERP_LIFECYCLE_H */

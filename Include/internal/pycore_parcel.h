@@ -24,12 +24,8 @@
 
 #ifndef Py_INTERNAL_PARCEL_H
 #define Py_INTERNAL_PARCEL_H
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 #ifndef Py_BUILD_CORE
-#  error "this header requires Py_BUILD_CORE define"
+#  error "an internal header: define Py_BUILD_CORE to use it"
 #endif
 
 #include "pycore_lock.h"          // PyMutex
@@ -211,7 +207,4 @@ struct _PyParcel {
 
 extern void _PyParcel_ReleaseResources(struct _PyParcel_resource *, Py_ssize_t);
 
-#ifdef __cplusplus
-}
-#endif
 #endif   // !Py_INTERNAL_PARCEL_H

@@ -34,12 +34,8 @@
 
 #ifndef Py_INTERNAL_RWGIL_H
 #define Py_INTERNAL_RWGIL_H
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 #ifndef Py_BUILD_CORE
-#  error "this header requires Py_BUILD_CORE define"
+#  error "an internal header: define Py_BUILD_CORE to use it"
 #endif
 
 #include <stdint.h>
@@ -218,7 +214,4 @@ typedef struct {
    is right, together they are approximate. */
 PyAPI_FUNC(int) _PyRWGIL_GetStats(int32_t index, _PyRWGIL_Stats *);
 
-#ifdef __cplusplus
-}
-#endif
 #endif   /* !Py_INTERNAL_RWGIL_H */

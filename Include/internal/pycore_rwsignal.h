@@ -9,12 +9,8 @@
 
 #ifndef Py_INTERNAL_RWSIGNAL_H
 #define Py_INTERNAL_RWSIGNAL_H
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 #ifndef Py_BUILD_CORE
-#  error "this header requires Py_BUILD_CORE define"
+#  error "an internal header: define Py_BUILD_CORE to use it"
 #endif
 
 #include "pycore_runtime.h"       // _PyRuntime
@@ -59,7 +55,4 @@ _PyRWSignal_Detach(PyThreadState *tstate)
     }
 }
 
-#ifdef __cplusplus
-}
-#endif
 #endif   // !Py_INTERNAL_RWSIGNAL_H

@@ -7,12 +7,8 @@
 
 #ifndef Py_INTERNAL_RWTYPES_H
 #define Py_INTERNAL_RWTYPES_H
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 #ifndef Py_BUILD_CORE
-#  error "this header requires Py_BUILD_CORE define"
+#  error "an internal header: define Py_BUILD_CORE to use it"
 #endif
 
 /* Hand out a version tag for a static type.  No two calls in the process return
@@ -41,7 +37,4 @@ extern void _PyRWTypes_UnlockExt(void);
 /* An index that no extension's static type has.  Call it in the bracket. */
 extern size_t _PyRWTypes_FreeExtIndex(void);
 
-#ifdef __cplusplus
-}
-#endif
 #endif   // !Py_INTERNAL_RWTYPES_H
