@@ -470,10 +470,8 @@ queue_instance(_PyParcel_Home *home, _PyParcel_Queue *queue)
     if (self == NULL) {
         return NULL;
     }
+    // An allocation never runs Python code, so there still is no other.
     _PyParcel_QueueShare(queue);
-    // The allocation may have run a collection and with it Python code, but
-    // none that could have made another instance of a queue whose only
-    // reference in this interpreter was ours ... unless it was told the id.
     obj = (_PyParcel_QueueObject *)self;
     obj->prev = NULL;
     obj->next = home->queues;

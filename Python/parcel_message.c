@@ -127,6 +127,10 @@ _PyParcel_LentDrop(_PyParcel_Lent *lent)
     }
     _PyParcel_Home *home = lent->home;
     PyThreadState *tstate = _PyThreadState_GET();
+    if (tstate != NULL && tstate->interp->id == home->interpid) {
+        release_lent(lent);
+        return;
+    }
     // The home's mutex is the one of this file that is waited for detached:
     // asking for a pending call takes a mutex of the base that does so too.
     PyMutex_Lock(&home->mutex);
@@ -135,11 +139,6 @@ _PyParcel_LentDrop(_PyParcel_Lent *lent)
         PyMutex_Unlock(&home->mutex);
         PyMem_RawFree(lent);
         _PyParcel_DropHome(home);
-        return;
-    }
-    if (tstate != NULL && tstate->interp == home->interp) {
-        PyMutex_Unlock(&home->mutex);
-        release_lent(lent);
         return;
     }
     int first = (home->returned == NULL);

@@ -42,7 +42,8 @@
 //
 //   WOKEN and ENDED are followed by exactly one post of the semaphore, outside
 //   the mutex; the waiter must take that before its memory goes.  A WOKEN waiter
-//   is counted in `woken` of its side until it has retried.
+//   is counted in `woken` of its side until it has retried.  Setting `signalled`
+//   is followed by one post too.
 //
 // Races
 //
@@ -52,6 +53,11 @@
 //   - EndWaits against a new wait: `closing` is set before the queues are walked
 //     and read under the mutex of the queue before a waiter is enqueued.
 //   - Drop against look-up: the last reference goes under the registry's mutex.
+//   - A signal just before the main thread goes to sleep would not interrupt
+//     anything.  So that thread shows its waiter in main_waiter, looks for signals,
+//     and only then begins to wait; from then on the C handler posts the semaphore.
+//     The handler can run in another thread: it counts itself in `reporters`, and
+//     the waiter does not go before that is zero.
 //
 // Locks, in this order: write section, registry.mutex, queue->mutex.  Both
 // mutexes are held for a bounded number of instructions: no allocation, no
@@ -97,7 +103,7 @@ typedef struct waiter {
     int token;                      // counted in `woken`
     int starved;                    // counted in `starved`
     int losses;                     // how often it was woken in vain
-    int has_sema;                   // own: sema is initialised
+    int signalled;                  // atomic: a signal's handler has posted
     _PyParcel_Home *home;
     struct side *side;
     _PyParcel_Queue *queue;
@@ -143,6 +149,8 @@ static struct {
     _PyParcel_Home *homes;
     // Atomic.
     int spinners;
+    waiter *main_waiter;            // written by the main thread
+    int reporters;                  // that are in _PyParcel_SignalReceived()
     // Set once.
     int processors;
     _PyOnceFlag once;
@@ -401,16 +409,36 @@ typedef enum {
     TURN_CLOSING,
 } turn;
 
+void
+_PyParcel_SignalReceived(void)
+{
+#ifdef _Py_USE_SEMAPHORES           // else posting is not async-signal-safe
+    _Py_atomic_add_int(&registry.reporters, 1);
+    waiter *w = _Py_atomic_load_ptr(&registry.main_waiter);
+    if (w != NULL && _Py_atomic_exchange_int(&w->signalled, 1) == 0) {
+        _PySemaphore_Wakeup(&w->sema);
+    }
+    _Py_atomic_add_int(&registry.reporters, -1);
+#endif
+}
+
+/* Returns what was shown before: the handler of a signal can wait too. */
+static waiter *
+show_main_waiter(waiter *w)
+{
+    waiter *before = _Py_atomic_exchange_ptr(&registry.main_waiter, w);
+    while (_Py_atomic_load_int(&registry.reporters) != 0) {
+        relax();
+    }
+    return before;
+}
+
 /* Detached.  Sleeps until there is something or there is no more point. */
 static turn
 park(waiter *w, PyTime_t start, PyTime_t deadline)
 {
     _PyParcel_Queue *q = w->queue;
     side *s = w->side;
-    if (!w->has_sema) {
-        _PySemaphore_Init(&w->sema);
-        w->has_sema = 1;
-    }
     lock(&q->mutex);
     if (side_available(q, s, w)) {
         unlock(&q->mutex);
@@ -436,19 +464,23 @@ park(waiter *w, PyTime_t start, PyTime_t deadline)
     }
     w->state = WAITER_IDLE;
     unlock(&q->mutex);
-    if (state == WAITER_QUEUED) {
-        assert(res != Py_PARK_OK);
-        return res == Py_PARK_TIMEOUT ? TURN_TIMEOUT : TURN_SIGNAL;
-    }
-    int interrupted = (res == Py_PARK_INTR);
-    while (res != Py_PARK_OK) {     // the post is on its way
-        res = _PySemaphore_Wait(&w->sema, -1, 0);
+
+    // Take the posts that are there or on their way.
+    int signalled = _Py_atomic_exchange_int(&w->signalled, 0);
+    int posts = signalled + (state != WAITER_QUEUED) - (res == Py_PARK_OK);
+    while (posts > 0) {
+        posts -= (_PySemaphore_Wait(&w->sema, -1, 0) == Py_PARK_OK);
     }
     if (state == WAITER_ENDED) {
         return TURN_CLOSING;
     }
-    spin_learn(s, w->available_at - start);
-    return interrupted ? TURN_SIGNAL : TURN_RETRY;
+    if (state == WAITER_WOKEN) {
+        spin_learn(s, w->available_at - start);
+    }
+    if (signalled || res == Py_PARK_INTR) {
+        return TURN_SIGNAL;
+    }
+    return state == WAITER_WOKEN ? TURN_RETRY : TURN_TIMEOUT;
 }
 
 /* Attached before and after, detached between. */
@@ -555,15 +587,21 @@ attempt_waiting(_PyParcel_Home *home, _PyParcel_Queue *q, side *s,
 {
     waiter w = {.home = home, .queue = q, .side = s};
     PyTime_t deadline = timeout < 0 ? -1 : _PyDeadline_Init(timeout);
-    // The instance whose method this is may go while we are detached.
-    _PyParcel_QueueShare(q);
+    _PySemaphore_Init(&w.sema);
+    int is_main = _Py_IsMainThread();
+    waiter *before = is_main ? show_main_waiter(&w) : NULL;
+    turn res = TURN_SIGNAL;
     _PyParcel_Status status;
     for (;;) {
-        turn res = wait_turn(&w, deadline);
-        if (PyErr_CheckSignals() < 0) {
-            status = _PyParcel_ERROR;
-            break;
+        if (res == TURN_SIGNAL) {
+            // Python code may run, and fork: nothing may be reserved for us.
+            forfeit(&w);
+            if (PyErr_CheckSignals() < 0) {
+                status = _PyParcel_ERROR;
+                break;
+            }
         }
+        res = wait_turn(&w, deadline);
         status = attempt(q, s, parcel, &w);
         if (status != _PyParcel_EMPTY && status != _PyParcel_FULL) {
             break;
@@ -572,17 +610,18 @@ attempt_waiting(_PyParcel_Home *home, _PyParcel_Queue *q, side *s,
             status = _PyParcel_CLOSING;
             break;
         }
-        if (deadline >= 0
-            && (res == TURN_TIMEOUT || _PyDeadline_Get(deadline) <= 0))
+        if (res == TURN_TIMEOUT
+            || (res == TURN_RETRY && deadline >= 0
+                && _PyDeadline_Get(deadline) <= 0))
         {
             break;
         }
     }
     forfeit(&w);
-    if (w.has_sema) {
-        _PySemaphore_Destroy(&w.sema);
+    if (is_main) {
+        (void)show_main_waiter(before);
     }
-    _PyParcel_QueueDrop(q);
+    _PySemaphore_Destroy(&w.sema);
     return status;
 }
 
@@ -934,6 +973,10 @@ after_fork_child(void)
 {
     _PyMutex_at_fork_reinit(&registry.mutex);
     registry.spinners = 0;
+    registry.reporters = 0;
+    if (!_Py_IsMainThread()) {
+        registry.main_waiter = NULL;
+    }
     for (_PyParcel_Queue *q = registry.first; q != NULL; q = q->next) {
         _PyMutex_at_fork_reinit(&q->mutex);
         forget_waiters(&q->gets);
@@ -964,7 +1007,7 @@ init_once(void *Py_UNUSED(arg))
 }
 
 /* Called by the interpreter when it runs its exit functions: its threads have
-   been joined, its objects are all there yet. */
+   been joined, its objects are all still there. */
 static void
 at_interpreter_exit(void *arg)
 {
@@ -996,6 +1039,7 @@ _PyParcel_NewHome(void)
     }
     home->interp = PyInterpreterState_Get();
     home->interpid = PyInterpreterState_GetID(home->interp);
+    home->closing = home->interp->finalizing;
     home->refs = 2;                 // the caller and the exit function
     if (PyUnstable_AtExit(home->interp, at_interpreter_exit, home) < 0) {
         PyMem_RawFree(home);

@@ -173,7 +173,7 @@ typedef enum {
 
    put takes the parcel over, on _PyParcel_OK only.  get hands it to the
    caller, who discards it; *gone is 0, or what is to be done with the parcel
-   of a destroyed interpreter. */
+   of a destroyed interpreter.  The caller keeps the queue alive. */
 extern _PyParcel_Status _PyParcel_QueuePut(_PyParcel_Home *, _PyParcel_Queue *,
                                            _PyParcel *, int unbound,
                                            PyTime_t timeout);
@@ -181,8 +181,12 @@ extern _PyParcel_Status _PyParcel_QueueGet(_PyParcel_Home *, _PyParcel_Queue *,
                                            _PyParcel **, int *gone,
                                            PyTime_t timeout);
 
+/* A signal has been noted: should the main thread wait, it looks at it.  Called
+   by the C handler in any thread; async-signal-safe. */
+extern void _PyParcel_SignalReceived(void);
+
 /* The interpreter begins to close: its threads' waits end with
-   _PyParcel_CLOSING, now and from now on. */
+   _PyParcel_CLOSING, now and from now on.  Needs no thread state. */
 extern void _PyParcel_EndWaits(int64_t interpid);
 /* The items that came from this interpreter become unbound. */
 extern void _PyParcel_Unbind(int64_t interpid);

@@ -1,0 +1,127 @@
+// Memory heaps: a block that one interpreter allocated can be freed by another.
+//
+// This header is the whole contract; Objects/obmalloc_heaps.c has the protocol,
+// its states and its races.
+//
+// Terms
+//
+//   heap      one pymalloc state (struct _obmalloc_state) with its arenas.  The
+//             main interpreter has a static one, which legacy subinterpreters
+//             share along with its lock.  Whoever has a lock of its own has a
+//             heap of its own.
+//   owner     the thread that holds the lock of the heap's interpreter, or the
+//             one thread that opens or closes that interpreter
+//   orphan    a heap whose interpreter has ended while blocks of it live
+//
+// What callers may rely on
+//
+//   - PyObject_Free, PyMem_Free and their realloc work on a block of any
+//     interpreter, in whatever interpreter the caller is attached to.
+//   - A block lives until it is freed: the end of the interpreter that
+//     allocated it changes nothing.
+//   - A block that was freed is no longer counted, wherever it was freed:
+//     sys.getallocatedblocks() is right for the process as a whole.  Blocks
+//     above SMALL_REQUEST_THRESHOLD come from malloc, which knows no heaps:
+//     they are counted where they were allocated and discounted where they
+//     were freed.
+//
+// What callers owe
+//
+//   - Hand a block over with synchronisation: what the giver wrote happens
+//     before what the taker reads.  A queue or a write section does that.
+//
+// All of this is about pymalloc.  malloc and mimalloc, and so PYTHONMALLOC=malloc
+// and the free-threaded build, free a block in any thread as it is.
+
+#ifndef Py_INTERNAL_MEMHEAP_H
+#define Py_INTERNAL_MEMHEAP_H
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#ifndef Py_BUILD_CORE
+#  error "this header requires Py_BUILD_CORE define"
+#endif
+
+typedef struct _PyMemHeap _PyMemHeap;
+
+typedef struct {
+    Py_ssize_t opened;          // heaps made for interpreters, main's excepted
+    Py_ssize_t adopted;         // times that an orphan went to a new interpreter
+    Py_ssize_t released;        // heaps given back to the system
+    Py_ssize_t orphans;         // orphans that wait to be adopted
+    Py_ssize_t remote;          // blocks freed remotely that owners took back
+} _PyMemHeap_Stats;
+
+#ifdef WITH_PYMALLOC
+
+/* Give a new interpreter a heap of its own: an orphan where there is one.
+   The caller is the only one who knows `interp`; it needn't be attached.
+   Returns 0, or -1 without an exception when memory has run out. */
+extern int _PyMemHeap_Open(PyInterpreterState *interp);
+
+/* Take the heap from an interpreter that has ended: give it back to the system
+   or make it an orphan.  Leaves interp->obmalloc NULL.  Does nothing if that is
+   NULL already, or is main's.  No thread of `interp` may run any more; after a
+   fork, that is every other interpreter in the child. */
+extern void _PyMemHeap_Close(PyInterpreterState *interp);
+
+/* Around fork, innermost: nothing else is locked between Before and After. */
+extern void _PyMemHeap_BeforeFork(void);
+extern void _PyMemHeap_AfterForkParent(void);
+extern void _PyMemHeap_AfterForkChild(void);
+
+/* An immortal interned string has no owner who could free it, and extension
+   modules keep such strings in C statics.  So at an interpreter's end they stay
+   with its heap, and become the adopter's: without that, every interpreter
+   would leave a set of the same strings behind.
+   Keep is called while the dict of interned strings is being cleared, Inherit
+   on the new dict of a new interpreter; -1 with an exception set on failure. */
+extern void _PyMemHeap_KeepInterned(PyInterpreterState *interp, PyObject *str);
+extern int _PyMemHeap_InheritInterned(PyInterpreterState *interp, PyObject *dict);
+
+/* The heap that a live block belongs to; NULL if no pymalloc heap holds it.
+   Any thread, attached or not. */
+PyAPI_FUNC(_PyMemHeap *) _PyMemHeap_Find(const void *block);
+
+/* The heap that the current thread allocates from. */
+PyAPI_FUNC(_PyMemHeap *) _PyMemHeap_Current(void);
+
+/* Blocks that others freed and the owner has not taken back yet.
+   The heap is kept alive by the caller: through a block or the interpreter. */
+PyAPI_FUNC(Py_ssize_t) _PyMemHeap_Pending(_PyMemHeap *heap);
+
+PyAPI_FUNC(void) _PyMemHeap_GetStats(_PyMemHeap_Stats *stats);
+
+#else   // !WITH_PYMALLOC
+
+static inline int
+_PyMemHeap_Open(PyInterpreterState *Py_UNUSED(interp)) { return 0; }
+static inline void
+_PyMemHeap_Close(PyInterpreterState *Py_UNUSED(interp)) {}
+static inline void _PyMemHeap_BeforeFork(void) {}
+static inline void _PyMemHeap_AfterForkParent(void) {}
+static inline void _PyMemHeap_AfterForkChild(void) {}
+static inline void
+_PyMemHeap_KeepInterned(PyInterpreterState *Py_UNUSED(interp),
+                        PyObject *Py_UNUSED(str)) {}
+static inline int
+_PyMemHeap_InheritInterned(PyInterpreterState *Py_UNUSED(interp),
+                           PyObject *Py_UNUSED(dict)) { return 0; }
+static inline _PyMemHeap *
+_PyMemHeap_Find(const void *Py_UNUSED(block)) { return NULL; }
+static inline _PyMemHeap *_PyMemHeap_Current(void) { return NULL; }
+static inline Py_ssize_t
+_PyMemHeap_Pending(_PyMemHeap *Py_UNUSED(heap)) { return 0; }
+static inline void
+_PyMemHeap_GetStats(_PyMemHeap_Stats *stats)
+{
+    *stats = (_PyMemHeap_Stats){0};
+}
+
+#endif  // !WITH_PYMALLOC
+
+#ifdef __cplusplus
+}
+#endif
+#endif  // !Py_INTERNAL_MEMHEAP_H

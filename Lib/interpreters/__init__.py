@@ -1,0 +1,317 @@
+"""Interpreters that run Python in parallel, and queues between them.
+
+    import interpreters
+
+    interp = interpreters.create()
+    interp.call(pow, 2, 10)         # 1024, computed over there
+
+Each interpreter has its own modules, its own __main__ and its own lock.  They
+share no objects: what goes from one to another, through call() and its kin or
+through a Queue, arrives as a copy.
+
+Names that Python 3.14 has in concurrent.interpreters mean here what they mean
+there; that module exists here, too, with the same objects.
+"""
+
+from __future__ import annotations
+
+import _interpreters
+import _parcels
+from _interpreters import InterpreterError, InterpreterNotFoundError
+from _parcels import (
+    UNBOUND, UNBOUND_ERROR, UNBOUND_REMOVE,
+    ItemInterpreterDestroyed, NotShareableError,
+    Queue, QueueEmpty, QueueError, QueueFull, QueueNotFoundError,
+    create_queue, is_shareable, lock_stats,
+)
+from weakref import WeakValueDictionary
+
+__all__ = [
+    'create', 'list_all', 'get_current', 'get_main', 'is_shareable',
+    'create_queue', 'lock_stats',
+    'Interpreter', 'Queue',
+    'UNBOUND', 'UNBOUND_ERROR', 'UNBOUND_REMOVE',
+    'InterpreterError', 'InterpreterNotFoundError', 'ExecutionFailed',
+    'NotShareableError',
+    'QueueError', 'QueueNotFoundError', 'QueueEmpty', 'QueueFull',
+    'ItemInterpreterDestroyed',
+]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from threading import Thread
+    from types import CodeType, FunctionType, SimpleNamespace
+
+
+class ExecutionFailed(InterpreterError):
+    """Code that was run in another interpreter raised an exception.
+
+    The exception itself is the __cause__, with its notes, cause and context,
+    if it can be pickled there and re-created here; else the __cause__ is None.
+
+    Attributes (as in 3.14):
+
+    excinfo
+        What is known of the exception in any case, all str: type.__name__,
+        type.__qualname__, type.__module__, msg, formatted ('ValueError: no')
+        and errdisplay, the traceback.
+    """
+
+    def __init__(self, excinfo: SimpleNamespace, /):
+        super().__init__(excinfo.formatted or excinfo.type.__name__)
+        self.excinfo = excinfo
+
+    def __str__(self):
+        text = super().__str__()
+        if self.excinfo.errdisplay:
+            text += f'\n\nUncaught in the interpreter:\n\n{self.excinfo.errdisplay}'
+        return text
+
+    def __reduce__(self):
+        return type(self), (self.excinfo,)
+
+
+def create() -> Interpreter:
+    """Make a new interpreter, idle, with a lock of its own.
+
+    It imports from where its creator does: it starts with a copy of the
+    creator's sys.path.  It is closed by close(), or when the last Interpreter
+    object for it, in any interpreter, is gone.
+
+    Raises InterpreterError if that is not possible: memory has run out, say,
+    or the main script is just being loaded in a subinterpreter that needs
+    something from it.
+    """
+    if _codec.is_loading_script():
+        raise InterpreterError(
+            "cannot create an interpreter while the main script is loaded in "
+            "a subinterpreter: put what the script does behind "
+            "\"if __name__ == '__main__':\"")
+    id = _interpreters.create(reqrefs=True)
+    interp = Interpreter(id, _whence=_interpreters.WHENCE_STDLIB)
+    import sys
+    path = [entry for entry in sys.path if type(entry) is str]
+    _interpreters.run_string(id, f'__import__("sys").path[:] = {path!r}')
+    return interp
+
+
+def list_all() -> list[Interpreter]:
+    """Return all interpreters of the process, in the order of their ids."""
+    return [Interpreter(id, _whence=whence) for id, whence
+            in sorted(_interpreters.list_all(require_ready=True))]
+
+
+def get_current() -> Interpreter:
+    """Return the interpreter that runs the caller."""
+    id, whence = _interpreters.get_current()
+    return Interpreter(id, _whence=whence)
+
+
+def get_main() -> Interpreter:
+    """Return the interpreter that the process began with."""
+    id, whence = _interpreters.get_main()
+    return Interpreter(id, _whence=whence)
+
+
+_known: WeakValueDictionary[int, Interpreter] = WeakValueDictionary()
+
+_WHENCE = {
+    _interpreters.WHENCE_UNKNOWN: 'unknown',
+    _interpreters.WHENCE_RUNTIME: 'runtime init',
+    _interpreters.WHENCE_LEGACY_CAPI: 'legacy C-API',
+    _interpreters.WHENCE_CAPI: 'C-API',
+    _interpreters.WHENCE_XI: 'cross-interpreter C-API',
+    _interpreters.WHENCE_STDLIB: '_interpreters module',
+}
+
+
+class Interpreter:
+    """A handle to an interpreter, which is named by its id.
+
+    There is one instance for each id in each interpreter; sent elsewhere, it
+    becomes the instance there.  Raises TypeError if id is no int,
+    InterpreterNotFoundError if there is no such interpreter.
+
+    All methods raise InterpreterNotFoundError when the interpreter has been
+    closed, and those that run something in it or close it InterpreterError
+    when it was not made by create().
+
+    exec(), call() and prepare_main() run in the calling thread, one at a time
+    in each interpreter: InterpreterError if it is running already.  What they
+    send they send as a copy: NotShareableError if that can't be.
+    """
+
+    __slots__ = ('_id', '_whence', '_owns', '__weakref__')
+
+    def __new__(cls, id: int, /, *, _whence: int | None = None):
+        if not isinstance(id, int):
+            raise TypeError(f'id must be an int, not {type(id).__name__}')
+        self = _known.get(int(id))
+        if self is not None:
+            return self
+        self = super().__new__(cls)
+        self._owns = False
+        self._id = int(id)
+        self._whence = _interpreters.whence(id) if _whence is None else _whence
+        if self._whence == _interpreters.WHENCE_STDLIB:
+            _interpreters.incref(id)
+            self._owns = True
+        return _known.setdefault(self._id, self)
+
+    def __del__(self, _decref=_interpreters.decref,
+                _gone=InterpreterNotFoundError):
+        if self._owns:
+            self._owns = False
+            try:
+                _decref(self._id)
+            except _gone:
+                pass
+
+    def __repr__(self):
+        return f'{type(self).__name__}({self._id})'
+
+    def __hash__(self):
+        return hash(self._id)
+
+    def __reduce__(self):
+        return type(self), (self._id,)
+
+    @property
+    def id(self) -> int:
+        """The number that names the interpreter; no other ever gets it."""
+        return self._id
+
+    @property
+    def whence(self) -> str:
+        """How the interpreter came about: '_interpreters module' if create()
+        made it, else 'runtime init' (the main one), 'legacy C-API', 'C-API',
+        'cross-interpreter C-API' or 'unknown'."""
+        return _WHENCE[self._whence]
+
+    def is_running(self) -> bool:
+        """Return whether the interpreter runs code of its __main__: now in
+        exec() or call(), in any thread.  The main interpreter always does."""
+        return _interpreters.is_running(self._id)
+
+    def close(self) -> None:
+        """End the interpreter and free what it has.
+
+        Raises InterpreterError if it is running, or is the main or the current
+        one.  Waits for threads that were started in it.
+        """
+        if self._id == _interpreters.get_main()[0]:
+            raise InterpreterError('cannot close the main interpreter')
+        if self._id == _interpreters.get_current()[0]:
+            raise InterpreterError('cannot close the current interpreter')
+        self._check_made_here('close')
+        if self.is_running():
+            raise InterpreterError(
+                f'cannot close interpreter {self._id}: it is running')
+        _parcels.close(self._id)
+
+    def prepare_main(self, ns: Mapping[str, object] | None = None, /,
+                     **kwargs: object) -> None:
+        """Bind copies of the values to the names in the __main__ over there."""
+        values = dict(ns, **kwargs) if ns is not None else kwargs
+        for name in values:
+            if not isinstance(name, str):
+                raise TypeError(f'names must be str, not {type(name).__name__}')
+        self._check_made_here('prepare')
+        from . import _entry
+        self._run('set_vars',
+                  _entry.pack_values(tuple(values), tuple(values.values())))
+
+    def exec(self, code: str | CodeType | FunctionType, /) -> None:
+        """Run code in the __main__ over there, as the builtin exec() does.
+
+        A function stands for its code: it must take no arguments and have no
+        closure, and its globals are those of that __main__.
+
+        Raises ExecutionFailed, from the exception, if the code raises one or
+        can't be compiled; KeyboardInterrupt comes as itself.
+        """
+        kind = type(code).__name__
+        if kind == 'function':
+            code = _code_of(code)
+        elif not isinstance(code, str) and kind != 'code':
+            raise TypeError(
+                f'code must be a str, code object or function, not {kind}')
+        self._check_made_here('exec in')
+        self._run('exec_', _parcels.pack(code))
+
+    def call(self, callable: Callable, /, *args: object, **kwargs: object):
+        """Call callable(*args, **kwargs) over there, return what it returns.
+
+        Callable and arguments are sent there, the result is sent back.
+        Functions go by name where the other side can import them, else by
+        code, defaults, closure values, and the globals that they name; then
+        what they change stays on the other side.
+
+        Raises ExecutionFailed, from the exception, if the callable raises
+        one; KeyboardInterrupt comes as itself.
+        """
+        _check_callable(callable)
+        return self._call(callable, args, kwargs)
+
+    def call_in_thread(self, callable: Callable, /, *args: object,
+                       **kwargs: object) -> Thread:
+        """Do what call() does in a new thread, and return that, started.
+
+        The result is dropped.  Exceptions go to threading.excepthook().
+        """
+        _check_callable(callable)
+        from threading import Thread
+        thread = Thread(target=self._call, args=(callable, args, kwargs))
+        thread.start()
+        return thread
+
+    def _call(self, func, args, kwargs):
+        self._check_made_here('call in')
+        from . import _entry
+        values = _codec.name_of(func) or func, *args, *kwargs.values()
+        return self._run('call', _entry.pack_values(tuple(kwargs), values))
+
+    def _check_made_here(self, what):
+        if self._whence != _interpreters.WHENCE_STDLIB:
+            raise InterpreterError(
+                f'cannot {what} interpreter {self._id}: it was not made by '
+                f'create()')
+
+    def _run(self, entry, message):
+        from . import _entry
+        outcome, value = _parcels.run(self._id, (entry, message))
+        if outcome == _entry.DONE:
+            return value.open()
+        from . import _failure
+        excinfo, exc = _failure.restore(value)
+        if outcome == _entry.NOT_OPENED:
+            raise NotShareableError(
+                f'interpreter {self._id} could not open the message: '
+                f'{excinfo.formatted}') from exc
+        if outcome == _entry.NOT_PACKED:
+            raise NotShareableError(
+                f'interpreter {self._id} could not send the result: '
+                f'{excinfo.msg}') from exc
+        failed = ExecutionFailed(excinfo)
+        if isinstance(exc, KeyboardInterrupt):
+            raise KeyboardInterrupt(*exc.args) from failed
+        raise failed from exc
+
+
+def _check_callable(func):
+    if not callable(func):
+        raise TypeError(f'{type(func).__name__!r} object is not callable')
+
+
+def _code_of(func):
+    code = func.__code__
+    if func.__closure__:
+        raise ValueError('a function with a closure cannot be run by exec()')
+    if code.co_argcount or code.co_kwonlyargcount or code.co_flags & 0x0C:
+        raise ValueError('a function with parameters cannot be run by exec()')
+    return code
+
+
+# It registers itself with _parcels, and needs Interpreter for that.
+from . import _codec

@@ -1,0 +1,540 @@
+/* Memory heaps: blocks that any interpreter can free.
+
+   This file is a part of obmalloc.c, which includes it, since it needs
+   pymalloc's static functions.  The contract is in pycore_memheap.h.
+
+   Purpose.  Each isolated interpreter has a pymalloc state of its own and works
+   on it under its own lock.  That is fast and stays as it is: a block that the
+   freeing interpreter's own state holds never gets here.  Any other address
+   used to be taken for malloc's.  Now a map of the whole address space tells
+   which heap, if any, holds it, and the block goes on that heap's remote list,
+   from which the heap's owner takes it back.
+
+   States of a heap, and the functions that move it:
+
+                      _PyMemHeap_Open                   _PyMemHeap_Close,
+                                                         nothing lives
+      (not there) ---------------------->  OWNED  ----------------------> (freed)
+                                           |   ^
+                         _PyMemHeap_Close, |   | _PyMemHeap_Open
+                          something lives  v   |  (adoption)
+                                          ORPHAN
+
+   Main's heap is OWNED for ever.
+
+   Who may touch what:
+
+      pools, arenas, usage      the owner; in ORPHAN nobody
+      the vector of arenas,     written by the owner with `memheaps.mutex` held
+       arenas[i].address         and so read by whoever holds that
+      interp->obmalloc          the same
+      remote, pending           atomic; see MEM-3 and MEM-4
+      inherited, kept           the owner; in ORPHAN whoever holds the mutex
+      next, memheaps, the map   written with the mutex held; map slots are read
+                                 without it
+
+   Invariants (code and asserts cite the numbers):
+
+   MEM-1  While an arena is in the vector of a heap, each pool-aligned address in
+          it that begins a whole pool is mapped to that heap; no other address is
+          mapped.  So as long as a block lives, the map leads from it to its heap,
+          and both stay where they are.
+   MEM-2  A heap is freed only by its owner at its end, and only if no block in it
+          is live.  A block on a remote list is live to its heap.
+   MEM-3  Anyone pushes on `remote`; only the owner takes from it, and takes all
+          of it at once.  So no block can leave the list and come back behind a
+          pusher's back (the ABA problem).
+   MEM-4  `pending` is raised before a push and lowered after a take: it is never
+          less than the length of the list.
+   MEM-5  Map nodes are never freed.  A node is filled with zeros before it is
+          linked (release, paired with the acquire in map_slot).
+   MEM-6  The sum of a process' blocks is, over all interpreters' heaps,
+          counts in pools - inherited - pending + raw_allocated_blocks, less
+          what is pending at orphans, plus interpreter_leaks.
+   MEM-7  `memheaps.mutex` is the innermost lock: what runs under it takes no
+          lock, allocates with PyMem_Raw only, and never detaches.  It may be taken
+          under HEAD_LOCK and in a write section: whoever holds it, attached or
+          not, comes to its end without waiting for anybody.
+
+   Races:
+
+   - Push against the owner's take: the exchange either sees the block or leaves
+     it for the next time.  Its contents are the owner's through the acquire of
+     that exchange, paired with the pusher's compare-and-swap.
+   - Push against the owner's end or an adoption: the block that is being pushed
+     is live until the push succeeds, so the heap stays (MEM-2).  After that the
+     pusher doesn't touch the heap any more: that is why `pending` is raised first.
+     The list works the same whoever the owner is.
+   - Two interpreters that open at once, or open and close: the mutex.
+   - A lookup against new and freed arenas of any heap: the address that is looked
+     up is the caller's live block, so its slot doesn't change meanwhile if it is
+     pymalloc's, and is NULL for good as long as malloc holds that address.
+   - Counting another interpreter's blocks while it runs: the mutex keeps arenas
+     where they are; the counts in pools may be a moment old.
+   - fork: taken with the mutex held, so that the child has whole lists.  All other
+     interpreters are stopped, so their heaps are whole too.  In the child each
+     of them is closed, and so becomes an orphan that the child's interpreters
+     adopt; blocks of it that main holds stay valid.
+
+   What is not guaranteed: when a block that was freed remotely can be used again.
+   The owner looks when a size class has run out of room, and an idle owner never
+   looks.  What waits is bounded by what that owner allocated. */
+
+/* pymalloc's own, further down in obmalloc.c */
+static inline int pymalloc_free(OMState *state, void *ctx, void *p);
+static void pymalloc_pool_extend(poolp pool, uint size);
+static void free_obmalloc_arenas(PyInterpreterState *interp);
+static void init_obmalloc_pools(PyInterpreterState *interp);
+#if WITH_PYMALLOC_RADIX_TREE
+static int arena_map_mark_used(OMState *state, uintptr_t arena_base, int is_used);
+#endif
+
+struct _PyMemHeap {
+    OMState *state;             // read-only
+
+    // On a cache line apart, since other interpreters' threads write here.
+    char apart_before[64];
+    void *remote;               // list linked through each block's first word
+    Py_ssize_t pending;
+    char apart_after[64];
+
+    Py_ssize_t inherited;       // live blocks that earlier interpreters left,
+                                // counted in interpreter_leaks
+    PyObject **kept;            // immortal interned strings, see KeepInterned
+    Py_ssize_t nkept;
+    Py_ssize_t kept_size;
+    struct _PyMemHeap *next;    // next orphan
+};
+
+/* What interp->obmalloc points to where it isn't main's. */
+struct own_heap {
+    OMState state;              // must be first
+    struct _PyMemHeap heap;
+};
+
+static struct _PyMemHeap main_heap = {.state = &obmalloc_state_main};
+
+static struct {
+    PyMutex mutex;
+    int several;                // set for good with the first heap besides main's
+    struct _PyMemHeap *orphans;
+    _PyMemHeap_Stats stats;     // but `remote` is atomic
+} memheaps;
+
+static inline void
+memheaps_lock(void)
+{
+    PyMutex_LockFlags(&memheaps.mutex, _Py_LOCK_DONT_DETACH);
+}
+
+static inline void
+memheaps_unlock(void)
+{
+    PyMutex_Unlock(&memheaps.mutex);
+}
+
+static inline struct _PyMemHeap *
+heap_of(OMState *state)
+{
+    if (state == &obmalloc_state_main) {
+        return &main_heap;
+    }
+    return &((struct own_heap *)state)->heap;
+}
+
+
+/*-------------------------------------------------------------------------
+   The map: pool address -> heap
+
+   A radix tree over the whole address space.  A node is 64 KiB on a 64-bit
+   system, of which only the pages in use cost memory; the last level's covers
+   128 MiB.  Pools are what it tells apart, not arenas, since an arena may lie at
+   any address. */
+
+#define MAP_KEY_BITS        (SIZEOF_VOID_P * 8 - POOL_BITS)
+#define MAP_NODE_BITS       13
+#define MAP_NODE_LENGTH     (1 << MAP_NODE_BITS)
+#define MAP_NODE_MASK       (MAP_NODE_LENGTH - 1)
+#define MAP_LEVELS          ((MAP_KEY_BITS + MAP_NODE_BITS - 1) / MAP_NODE_BITS)
+
+struct map_node {
+    void *slots[MAP_NODE_LENGTH];
+};
+
+static struct map_node map_root;
+
+/* Return the slot of the pool that holds `address`.  If there is none, make it
+   where `create` is true (the mutex is held then), else return NULL. */
+static void **
+map_slot(uintptr_t address, int create)
+{
+    const uintptr_t key = address >> POOL_BITS;
+    struct map_node *node = &map_root;
+    for (int level = MAP_LEVELS - 1; level > 0; level--) {
+        int i = (int)(key >> (level * MAP_NODE_BITS)) & MAP_NODE_MASK;
+        struct map_node *child = _Py_atomic_load_ptr_acquire(&node->slots[i]);
+        if (child == NULL) {
+            if (!create) {
+                return NULL;
+            }
+            child = PyMem_RawCalloc(1, sizeof(struct map_node));
+            if (child == NULL) {
+                return NULL;
+            }
+            _Py_atomic_store_ptr_release(&node->slots[i], child);   // MEM-5
+        }
+        node = child;
+    }
+    return &node->slots[key & MAP_NODE_MASK];
+}
+
+static struct _PyMemHeap *
+map_get(const void *p)
+{
+    void **slot = map_slot((uintptr_t)p, 0);
+    // Acquire: pairs with the store in map_set_arena(), so that the heap's
+    // `state` can be read.
+    return slot == NULL ? NULL : _Py_atomic_load_ptr_acquire(slot);
+}
+
+/* Map an arena's pools to `heap`, or to nothing if that is NULL.
+   Return -1 if there is no memory for the map. */
+static int
+map_set_arena(uintptr_t arena, struct _PyMemHeap *heap)
+{
+    uintptr_t pool = _Py_SIZE_ROUND_UP(arena, POOL_SIZE);
+    for (; pool + POOL_SIZE <= arena + ARENA_SIZE; pool += POOL_SIZE) {
+        void **slot = map_slot(pool, heap != NULL);
+        if (slot != NULL) {
+            _Py_atomic_store_ptr_release(slot, heap);
+        }
+        else if (heap != NULL) {
+            (void)map_set_arena(arena, NULL);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+
+/*-------------------------------------------------------------------------
+   Called by pymalloc */
+
+/* A new arena, with the mutex held.  Return its address, or NULL after having
+   given it back if it can't be entered in the map. */
+static void *
+memheap_enter_arena(OMState *state, void *arena)
+{
+    if (arena == NULL || map_set_arena((uintptr_t)arena, heap_of(state)) == 0) {
+        return arena;
+    }
+#if WITH_PYMALLOC_RADIX_TREE
+    arena_map_mark_used(state, (uintptr_t)arena, 0);
+#endif
+    _PyObject_Arena.free(_PyObject_Arena.ctx, arena, ARENA_SIZE);
+    return NULL;
+}
+
+/* An arena that is about to be freed, with the mutex held. */
+static void
+memheap_leave_arena(uintptr_t arena)
+{
+    (void)map_set_arena(arena, NULL);
+}
+
+/* Is `p`, which isn't in `state`, a live block of another heap? */
+static Py_NO_INLINE int
+memheap_is_foreign(OMState *state, const void *p)
+{
+    if (!_Py_atomic_load_int_relaxed(&memheaps.several)) {
+        return 0;
+    }
+    struct _PyMemHeap *heap = map_get(p);
+    assert(heap != heap_of(state));
+    return heap != NULL;
+}
+
+static Py_NO_INLINE int
+memheap_free_foreign_Slow(OMState *state, void *p)
+{
+    struct _PyMemHeap *heap = map_get(p);
+    if (heap == NULL) {
+        return 0;
+    }
+    assert(heap != heap_of(state));
+    (void)_Py_atomic_add_ssize(&heap->pending, 1);      // MEM-4
+    void *head = _Py_atomic_load_ptr_relaxed(&heap->remote);
+    do {
+        *(void **)p = head;
+    } while (!_Py_atomic_compare_exchange_ptr(&heap->remote, &head, p));
+    // The block is the owner's now, and with it went the claim on the heap.
+    return 1;
+}
+
+/* Free a block of another heap than `state`.  Return 0 if it isn't one. */
+static inline int
+memheap_free_foreign(OMState *state, void *p)
+{
+    // Relaxed: whoever could hand over a foreign block has set it before.
+    return (_Py_atomic_load_int_relaxed(&memheaps.several)
+            && memheap_free_foreign_Slow(state, p));
+}
+
+/* The owner takes back what others have freed. */
+static void
+heap_drain(struct _PyMemHeap *heap)
+{
+    void *block = _Py_atomic_exchange_ptr(&heap->remote, NULL);     // MEM-3
+    Py_ssize_t n = 0;
+    while (block != NULL) {
+        void *next = *(void **)block;
+        int freed = pymalloc_free(heap->state, NULL, block);
+        assert(freed);
+        (void)freed;
+        n++;
+        block = next;
+    }
+    if (n > 0) {
+        (void)_Py_atomic_add_ssize(&heap->pending, -n);
+        (void)_Py_atomic_add_ssize(&memheaps.stats.remote, n);
+    }
+}
+
+static Py_NO_INLINE void *
+memheap_reclaim_Slow(OMState *state, uint size)
+{
+    heap_drain(heap_of(state));
+    poolp pool = usedpools[size + size];
+    if (pool == pool->nextpool) {
+        return NULL;
+    }
+    pymem_block *block = pool->freeblock;
+    pymem_block *rest = *(pymem_block **)block;
+    pool->ref.count++;
+    pool->freeblock = rest;
+    if (rest == NULL) {
+        pymalloc_pool_extend(pool, size);
+    }
+    return block;
+}
+
+/* The size class `size` has run out: take back what others have freed.  Return
+   a block if that helps, else NULL. */
+static inline void *
+memheap_reclaim(OMState *state, uint size)
+{
+    if (_Py_atomic_load_ptr_relaxed(&heap_of(state)->remote) == NULL) {
+        return NULL;
+    }
+    return memheap_reclaim_Slow(state, size);
+}
+
+/* What has to be taken off the count of a heap's pools.  The mutex is held. */
+static Py_ssize_t
+memheap_not_counted(OMState *state)
+{
+    struct _PyMemHeap *heap = heap_of(state);
+    return heap->inherited + _Py_atomic_load_ssize_relaxed(&heap->pending);
+}
+
+/* What has been freed since their interpreters ended.  The mutex is held. */
+static Py_ssize_t
+memheaps_orphans_pending(void)
+{
+    Py_ssize_t n = 0;
+    for (struct _PyMemHeap *heap = memheaps.orphans; heap; heap = heap->next) {
+        n += _Py_atomic_load_ssize_relaxed(&heap->pending);
+    }
+    return n;
+}
+
+
+/*-------------------------------------------------------------------------
+   Opening and closing */
+
+/* Blocks in pools that haven't come back yet. */
+static Py_ssize_t
+count_live(OMState *state)
+{
+    Py_ssize_t live = 0;
+    for (uint i = 0; i < maxarenas; i++) {
+        const struct arena_object *arena = &allarenas[i];
+        if (arena->address == 0) {
+            continue;
+        }
+        uintptr_t pool = _Py_SIZE_ROUND_UP(arena->address, POOL_SIZE);
+        for (; pool < (uintptr_t)arena->pool_address; pool += POOL_SIZE) {
+            live += ((poolp)pool)->ref.count;
+        }
+    }
+    return live;
+}
+
+int
+_PyMemHeap_Open(PyInterpreterState *interp)
+{
+    assert(!_Py_IsMainInterpreter(interp));
+    assert(interp->obmalloc == NULL);
+    _Py_atomic_store_int_relaxed(&memheaps.several, 1);
+
+    memheaps_lock();
+    struct _PyMemHeap *heap = memheaps.orphans;
+    if (heap != NULL) {
+        memheaps.orphans = heap->next;
+        memheaps.stats.orphans--;
+        memheaps.stats.adopted++;
+        interp->obmalloc = heap->state;
+    }
+    memheaps_unlock();
+    if (heap != NULL) {
+        heap_drain(heap);
+        return 0;
+    }
+
+    struct own_heap *own = PyMem_RawCalloc(1, sizeof(struct own_heap));
+    if (own == NULL) {
+        return -1;
+    }
+    own->heap.state = &own->state;
+    memheaps_lock();
+    memheaps.stats.opened++;
+    interp->obmalloc = &own->state;
+    init_obmalloc_pools(interp);
+    memheaps_unlock();
+    return 0;
+}
+
+void
+_PyMemHeap_Close(PyInterpreterState *interp)
+{
+    if (!_PyMem_obmalloc_state_on_heap(interp)) {
+        return;
+    }
+    OMState *state = interp->obmalloc;
+    struct _PyMemHeap *heap = heap_of(state);
+    // Not under the mutex, which freeing an arena takes (MEM-7).
+    heap_drain(heap);
+
+    memheaps_lock();
+    // What is pushed from now on counts as live, and as pending.
+    Py_ssize_t live = count_live(state);
+    interp->runtime->obmalloc.interpreter_leaks +=
+        live - heap->inherited + raw_allocated_blocks;
+    raw_allocated_blocks = 0;
+    heap->inherited = live;
+    if (live == 0 && heap->nkept == 0) {
+        assert(_Py_atomic_load_ptr_relaxed(&heap->remote) == NULL); // MEM-2
+        memheaps.stats.released++;
+        for (uint i = 0; i < maxarenas; i++) {
+            if (allarenas[i].address != 0) {
+                memheap_leave_arena(allarenas[i].address);
+            }
+        }
+        free_obmalloc_arenas(interp);
+        PyMem_RawFree(heap->kept);
+        PyMem_RawFree(state);
+    }
+    else {
+        heap->next = memheaps.orphans;
+        memheaps.orphans = heap;
+        memheaps.stats.orphans++;
+    }
+    interp->obmalloc = NULL;
+    memheaps_unlock();
+}
+
+void
+_PyMemHeap_BeforeFork(void)
+{
+    memheaps_lock();
+}
+
+void
+_PyMemHeap_AfterForkParent(void)
+{
+    memheaps_unlock();
+}
+
+void
+_PyMemHeap_AfterForkChild(void)
+{
+    _PyMutex_at_fork_reinit(&memheaps.mutex);
+}
+
+
+/*-------------------------------------------------------------------------
+   Interned strings that outlive their interpreter */
+
+void
+_PyMemHeap_KeepInterned(PyInterpreterState *interp, PyObject *str)
+{
+#ifndef Py_GIL_DISABLED
+    if (!_PyMem_obmalloc_state_on_heap(interp)) {
+        return;
+    }
+    struct _PyMemHeap *heap = heap_of(interp->obmalloc);
+    if (heap->nkept == heap->kept_size) {
+        Py_ssize_t size = heap->kept_size ? 2 * heap->kept_size : 1024;
+        PyObject **kept = PyMem_RawRealloc(heap->kept, size * sizeof(*kept));
+        if (kept == NULL) {
+            return;     // One string leaks.
+        }
+        heap->kept = kept;
+        heap->kept_size = size;
+    }
+    heap->kept[heap->nkept++] = str;
+#endif
+}
+
+int
+_PyMemHeap_InheritInterned(PyInterpreterState *interp, PyObject *dict)
+{
+    if (!_PyMem_obmalloc_state_on_heap(interp)) {
+        return 0;
+    }
+    struct _PyMemHeap *heap = heap_of(interp->obmalloc);
+    while (heap->nkept > 0) {
+        PyObject *str = heap->kept[heap->nkept - 1];
+        assert(_Py_IsImmortal(str));
+        if (PyDict_SetItem(dict, str, str) < 0) {
+            return -1;  // The rest stays for the next one.
+        }
+        _PyASCIIObject_CAST(str)->state.interned = SSTATE_INTERNED_IMMORTAL;
+        heap->nkept--;
+    }
+    return 0;
+}
+
+
+/*-------------------------------------------------------------------------
+   Questions */
+
+_PyMemHeap *
+_PyMemHeap_Find(const void *block)
+{
+    return map_get(block);
+}
+
+_PyMemHeap *
+_PyMemHeap_Current(void)
+{
+    return heap_of(get_state());
+}
+
+Py_ssize_t
+_PyMemHeap_Pending(_PyMemHeap *heap)
+{
+    return _Py_atomic_load_ssize_relaxed(&heap->pending);
+}
+
+void
+_PyMemHeap_GetStats(_PyMemHeap_Stats *stats)
+{
+    memheaps_lock();
+    stats->opened = memheaps.stats.opened;
+    stats->adopted = memheaps.stats.adopted;
+    stats->released = memheaps.stats.released;
+    stats->orphans = memheaps.stats.orphans;
+    stats->remote = _Py_atomic_load_ssize_relaxed(&memheaps.stats.remote);
+    memheaps_unlock();
+}
