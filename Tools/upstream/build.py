@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -109,9 +110,8 @@ def failed(what, log, *advice, lines=25):
     tail = log.read_text("utf-8", "replace").splitlines()
     for line in tail[-lines:]:
         say("  | " + line)
-    full = any(FULL_DISK.search(line) for line in tail[-200:])
     free = shutil.disk_usage(log.parent).free // 2**20
-    if full:
+    if free < 8 or any(FULL_DISK.search(line) for line in tail[-200:]):
         advice = (f"the disk is full ({free} MiB free under {log.parent}; a build takes about 500 MiB, "
                   f"3 GiB with optimisations)", "next: free some space and run the same command again")
     raise OverlayError("\n  ".join([f"{what} failed; the whole log: {os.path.relpath(log)}", *advice]))
@@ -257,7 +257,7 @@ def make(tree):
     if status or not tree.python.exists():
         failed("the build", log, "next: see the first error in the log; after a change, run make again")
     if not tree.stock:
-        link_python(tree)
+        write_launcher(tree)
     if watch.names:
         say(f"compiled {len(watch.names)} files in {time.monotonic() - began:.0f} s: "
             f"{os.path.relpath(tree.python if tree.stock else TOP / 'python')}")
@@ -265,12 +265,19 @@ def make(tree):
         say(f"{os.path.relpath(tree.python if tree.stock else TOP / 'python')} is up to date")
 
 
-def link_python(tree):
-    link, part = TOP / "python", TOP / f".python.{os.getpid()}"
-    target = os.path.relpath(tree.python, TOP)
-    if not (link.is_symlink() and os.readlink(link) == target):
-        part.symlink_to(target)
-        part.replace(link)
+def write_launcher(tree):
+    """Make ./python start the built one.
+
+    A symlink would nearly do, but a venv made through it would look for the build's
+    landmarks beside the link.
+    """
+    launcher = TOP / "python"
+    text = f"#!/bin/sh\nexec {shlex.quote(str(tree.python))} \"$@\"\n"
+    if launcher.is_symlink() or not launcher.exists() or launcher.read_text() != text:
+        part = TOP / f".python.{os.getpid()}"
+        part.write_text(text)
+        part.chmod(0o755)
+        part.replace(launcher)
 
 
 def install(tree, words):
@@ -334,7 +341,7 @@ def main():
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("configure", help="run the base's configure, if needed")
     command.add_argument("args", nargs="*", help="after --: options for the base's configure")
-    commands.add_parser("make", help="compile; link ./python")
+    commands.add_parser("make", help="compile; leave ./python")
     command = commands.add_parser("install", help="install under the configured prefix")
     command.add_argument("words", nargs="*", help="variables for make, as DESTDIR=DIR")
     commands.add_parser("clean", help="remove what was compiled")

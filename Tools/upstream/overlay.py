@@ -197,10 +197,14 @@ def update(src, find_base, wanted, manifest):
         gone = name not in wanted.sources and name not in base
         data, mode = (None, None) if gone else wanted.result(name, base)
         there = (src / name).read_bytes() if (src / name).is_file() else None
-        plan[name] = data, mode, there
         known = was[name][1] if name in was else digest(base[name]) if name in base else None
         if there is not None and there != data and digest(there) != known:
-            conflicts.append(name)
+            if data is None or digest(data) != known:
+                conflicts.append(name)
+            # Else only a patch's remarks have changed: the tree's edit stays.
+            plan[name] = there, mode, there
+        else:
+            plan[name] = data, mode, there
     if conflicts:
         raise OverlayError(
             f"edited both in the repository and in {src}: {', '.join(conflicts)}\n"
@@ -219,7 +223,7 @@ def update(src, find_base, wanted, manifest):
                     mode = path.stat().st_mode & 0o777
                 write_whole(path, data, mode)
             if name in wanted.sources:
-                was[name] = [wanted.sources[name], digest(data)]
+                was[name] = [wanted.sources[name], digest(wanted.result(name, base)[0])]
             else:
                 was.pop(name, None)
         written += there != data
