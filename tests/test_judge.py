@@ -103,6 +103,8 @@ def test_expected_differences_need_reasons(tmp_path):
         judge.expected_differences(path)
 
 
-def test_closing_line(capsys):
+def test_closing_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(judge, "LOGS", tmp_path)
     assert judge.show([judge.Part("a", 5, 1, 2, red=["x"]), judge.Part("b", 1)]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "6 passed, 1 failed, 2 skipped"
+    assert (tmp_path / "result.txt").read_text() == "6 passed, 1 failed, 2 skipped\n"

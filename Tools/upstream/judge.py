@@ -11,7 +11,7 @@ difference that is meant stands in tests/expected_differences.txt with its reaso
 
 The last line is `N passed, N failed, N skipped`, in test cases; a case that fails on stock
 as well, or is expected to differ, counts as skipped.  Exit status 1 if anything failed.
-Logs: build/test/.
+Logs, and that line once more in result.txt: build/test/.
 """
 import argparse
 import dataclasses
@@ -287,7 +287,10 @@ def show(parts):
             say(f"RED: {part.name}: {red}")
     say()
     passed, failed, skipped = (sum(getattr(p, field) for p in parts) for field in ("passed", "failed", "skipped"))
-    say(f"{passed} passed, {failed} failed, {skipped} skipped")
+    closing = f"{passed} passed, {failed} failed, {skipped} skipped"
+    LOGS.mkdir(parents=True, exist_ok=True)
+    (LOGS / "result.txt").write_text(closing + "\n")
+    say(closing)
     return failed
 
 
@@ -300,6 +303,7 @@ def main():
     if not build.Tree().python.exists():
         raise OverlayError("there is no ./python; next: make")
     LOGS.mkdir(parents=True, exist_ok=True)
+    (LOGS / "result.txt").unlink(missing_ok=True)
     parts = []
     if args.what != "upstream":
         parts += [run_pytest(), run_own()]
