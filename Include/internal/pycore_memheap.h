@@ -35,12 +35,8 @@
 
 #ifndef Py_INTERNAL_MEMHEAP_H
 #define Py_INTERNAL_MEMHEAP_H
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 #ifndef Py_BUILD_CORE
-#  error "this header requires Py_BUILD_CORE define"
+#  error "an internal header: define Py_BUILD_CORE to use it"
 #endif
 
 typedef struct _PyMemHeap _PyMemHeap;
@@ -121,7 +117,4 @@ _PyMemHeap_GetStats(_PyMemHeap_Stats *stats)
 
 #endif  // !WITH_PYMALLOC
 
-#ifdef __cplusplus
-}
-#endif
 #endif  // !Py_INTERNAL_MEMHEAP_H

@@ -7,12 +7,8 @@
 
 #ifndef Py_INTERNAL_RWTRACE_H
 #define Py_INTERNAL_RWTRACE_H
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 #ifndef Py_BUILD_CORE
-#  error "this header requires Py_BUILD_CORE define"
+#  error "an internal header: define Py_BUILD_CORE to use it"
 #endif
 
 /* Return the process's own equal of a ready str of the current interpreter: an
@@ -25,7 +21,4 @@ extern PyObject *_PyRWTrace_Own(PyObject *filename);
 /* Return a new str of the current interpreter that equals such a name. */
 extern PyObject *_PyRWTrace_Expose(PyObject *own);
 
-#ifdef __cplusplus
-}
-#endif
 #endif   // !Py_INTERNAL_RWTRACE_H

@@ -117,12 +117,12 @@ def get_main() -> Interpreter:
 _known: WeakValueDictionary[int, Interpreter] = WeakValueDictionary()
 
 _WHENCE = {
-    _interpreters.WHENCE_UNKNOWN: 'unknown',
-    _interpreters.WHENCE_RUNTIME: 'runtime init',
-    _interpreters.WHENCE_LEGACY_CAPI: 'legacy C-API',
-    _interpreters.WHENCE_CAPI: 'C-API',
-    _interpreters.WHENCE_XI: 'cross-interpreter C-API',
     _interpreters.WHENCE_STDLIB: '_interpreters module',
+    _interpreters.WHENCE_XI: 'cross-interpreter C-API',
+    _interpreters.WHENCE_CAPI: 'C-API',
+    _interpreters.WHENCE_LEGACY_CAPI: 'legacy C-API',
+    _interpreters.WHENCE_RUNTIME: 'runtime init',
+    _interpreters.WHENCE_UNKNOWN: 'unknown',
 }
 
 
