@@ -330,7 +330,8 @@ def docs():
         packages = [line for line in lines if line]
     python = tool_venv("docs-venv", packages)
     log = BUILD / "docs.log"
-    if run([str(python), "-m", "sphinx", "-W", "--keep-going", "-b", "html", "Doc", "build/doc"], TOP, log):
+    # -E: a page that is not read again would not repeat its warnings.
+    if run([str(python), "-m", "sphinx", "-E", "-W", "--keep-going", "-b", "html", "Doc", "build/doc"], TOP, log):
         failed("make docs", log)
     say("documentation: build/doc/index.html")
 
