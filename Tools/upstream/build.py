@@ -30,7 +30,8 @@ VARIABLES = ("CC", "CXX", "CPP", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LIBS", "AR", 
              "PKG_CONFIG", "PKG_CONFIG_PATH", "PKG_CONFIG_LIBDIR")
 FULL_DISK = re.compile(r"No space left on device|Disk quota exceeded|File size limit exceeded|File too large"
                        r"|Errno 28\b|final close failed")
-PRODUCTS = {".o", ".a", ".so", ".h", ".c", ""}
+# What a kill may leave cut short.
+PRODUCTS = re.compile(r"\.(o|a|so|h)$|^(python|_bootstrap_python|_freeze_module|_testembed)$")
 
 
 class Tree:
@@ -221,8 +222,8 @@ def build_environment(configuration):
 
 def drop_doubtful(tree):
     """After a kill, what was written last may be cut short: remove it, to be made again."""
-    products = [p for p in tree.obj.rglob("*") if p.is_file() and p.suffix in PRODUCTS
-                and not p.name.startswith(("config", "Makefile", "pyconfig", ".rwpython", "Setup"))]
+    products = [p for p in tree.obj.rglob("*")
+                if p.is_file() and PRODUCTS.search(p.name) and p.name != "pyconfig.h"]
     times = {p: p.stat().st_mtime for p in products}
     newest = max(times.values(), default=0)
     for path, when in times.items():
