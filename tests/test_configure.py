@@ -121,8 +121,9 @@ def make_tree(repository, environment):
     obj = repository / "build" / "obj"
     stamp = {"base": basetar.SHA256, "args": [], "variables": {}}
 
-    def make(makefile=None, **kwargs):
+    def make(makefile=None, args=(), **kwargs):
         if makefile is not None:
+            stamp["args"] = list(args)
             write(obj, {"Makefile": makefile, ".rwpython-configured": json.dumps(stamp)})
         return run(sys.executable, repository / "Tools" / "upstream" / "build.py", "make", env=environment, **kwargs)
 
@@ -151,6 +152,20 @@ def test_full_disk_while_building(make_tree):
     done = make_tree("all build_all:\n\tcat Makefile >/dev/full\n")
     assert done.returncode == 1
     assert "the disk is full" in done.stdout and "free some space" in done.stdout
+
+
+def test_failing_training_is_shown_but_fails_no_build(make_tree):
+    done = make_tree("all build_all:\n"
+                     "\t@echo 'Building with support for profile generation:'; echo gcc -o a.o\n"
+                     "\t@echo 'Running code to generate profile data'\n"
+                     "\t@echo '0:00:01 load avg: 1.00 [ 7/43/1] test_generators failed (1 failure)'\n"
+                     "\tfalse $(PROFILE_TASK)\n"
+                     "\t@echo 'Rebuilding with profile guided optimizations:'; echo gcc -o a.o; touch python\n",
+                     args=["--enable-optimizations"])
+    assert done.returncode == 0, done.stdout
+    told = [line for line in done.stdout.splitlines() if line.startswith(("step", "  training", "the training"))]
+    assert [line[:18] for line in told] == ["step 1 of 3: compi", "step 2 of 3: runni", "  training: 0:00:0",
+                                            "the training task ", "step 3 of 3: compi"]
 
 
 def test_half_a_product_is_not_kept_on_failure(make_tree):
