@@ -230,7 +230,7 @@ class Progress:
 
     def __init__(self, title, sources, one_line):
         self.title = title
-        self.sizes = {shown: size for _, shown, size in sources}
+        self.sizes = {shown: size + 1 for _, shown, size in sources}
         self.left = len(sources)
         self.bytes = 0
         self.total = max(sum(self.sizes.values()), 1)
