@@ -11,9 +11,8 @@
 //   M-2  A handle outlives its module: it keeps the home.  After the module has
 //        been cleared (the interpreter is being finalised), methods that need
 //        something of the module raise RuntimeError.
-//   M-3  While run() is in an interpreter, close() does not destroy it, and the
-//        other way round.  (The base's _interpreters.destroy() knows only of
-//        those that have got as far as running their main.)
+//   M-3  While run() is in an interpreter, nobody closes it, and the other way
+//        round (see pycore_rwinterp.h).
 
 #ifndef Py_BUILD_CORE_BUILTIN
 #  define Py_BUILD_CORE_MODULE 1
@@ -22,10 +21,12 @@
 #include "Python.h"
 #include "pycore_crossinterp.h"   // PyExc_InterpreterError
 #include "pycore_interp.h"        // _PyInterpreterState_LookUpIDObject()
+#include "pycore_interp_lifecycle.h"  // _PyInterp_CheckOpen()
 #include "pycore_parcel.h"
 #include "pycore_pyerrors.h"      // _PyErr_ChainExceptions1()
 #include "pycore_pystate.h"       // _PyInterpreterState_SetRunningMain()
 #include "pycore_rwgil.h"         // _PyRWGIL_WritePair()
+#include "pycore_rwinterp.h"      // _PyRWInterp_Enter()
 
 typedef struct {
     _PyParcel_Home *home;
@@ -368,6 +369,7 @@ static void
 parcel_dealloc(PyObject *self)
 {
     PyObject_GC_UnTrack(self);
+    PyObject_ClearWeakRefs(self);
     _PyParcel_Discard(parcel_of(self));
     handle_free(self);
 }
@@ -903,52 +905,6 @@ static PyType_Spec queue_spec = {
 
 /* --- Calling into another interpreter ------------------------------------ */
 
-/* Who is in an interpreter by run(), and who closes one (M-3).  Lives on the C
-   stack of the thread that does. */
-typedef struct claim {
-    struct claim *next;
-    int64_t interpid;
-    int closes;
-} claim;
-
-static struct {
-    PyMutex mutex;
-    claim *first;
-} claims;
-
-/* 0, or -1 if the other side has it. */
-static int
-claim_interpreter(claim *c, int64_t interpid, int closes)
-{
-    c->interpid = interpid;
-    c->closes = closes;
-    PyMutex_LockFlags(&claims.mutex, _Py_LOCK_DONT_DETACH);
-    int res = 0;
-    for (claim *other = claims.first; other != NULL; other = other->next) {
-        if (other->interpid == interpid && (closes || other->closes)) {
-            res = -1;
-        }
-    }
-    if (res == 0) {
-        c->next = claims.first;
-        claims.first = c;
-    }
-    PyMutex_Unlock(&claims.mutex);
-    return res;
-}
-
-static void
-release_claim(claim *c)
-{
-    PyMutex_LockFlags(&claims.mutex, _Py_LOCK_DONT_DETACH);
-    claim **link = &claims.first;
-    while (*link != c) {
-        link = &(*link)->next;
-    }
-    *link = c->next;
-    PyMutex_Unlock(&claims.mutex);
-}
-
 /* An exception on its way back, without anything of its interpreter. */
 typedef enum {
     FAILED_OTHERWISE,
@@ -962,6 +918,21 @@ typedef struct {
     failure_kind kind;
     char text[400];
 } failure;
+
+/* What an exception says, with its type if that does not go along, and with
+   its cause. */
+static PyObject *
+describe_exception(PyObject *exc, int with_type)
+{
+    PyObject *text = with_type ? PyUnicode_FromFormat("%T: %S", exc, exc)
+                               : PyObject_Str(exc);
+    PyObject *cause = PyException_GetCause(exc);
+    if (text != NULL && cause != NULL) {
+        Py_SETREF(text, PyUnicode_FromFormat("%U (%T: %S)", text, cause, cause));
+    }
+    Py_XDECREF(cause);
+    return text;
+}
 
 static void
 capture_failure(failure *f, module_state *state)
@@ -982,13 +953,7 @@ capture_failure(failure *f, module_state *state)
     {
         f->kind = FAILED_NOT_SHAREABLE;
     }
-    PyObject *text = NULL;
-    if (f->kind == FAILED_OTHERWISE) {
-        text = PyUnicode_FromFormat("%T: %S", exc, exc);
-    }
-    else {
-        text = PyObject_Str(exc);
-    }
+    PyObject *text = describe_exception(exc, f->kind == FAILED_OTHERWISE);
     const char *utf8 = text != NULL ? PyUnicode_AsUTF8(text) : NULL;
     PyOS_snprintf(f->text, sizeof(f->text), "%s",
                   utf8 != NULL ? utf8 : Py_TYPE(exc)->tp_name);
@@ -1137,6 +1102,28 @@ run_in(module_state *state, PyInterpreterState *interp, _PyParcel *args)
     return result;
 }
 
+/* The caller has registered the visit. */
+static PyObject *
+run_visiting(module_state *state, int64_t id, _PyParcel *args)
+{
+    PyInterpreterState *interp = _PyInterpreterState_LookUpID(id);
+    if (interp == NULL) {
+        return NULL;
+    }
+    if (!_PyInterpreterState_IsReady(interp)) {
+        PyErr_Format(PyExc_InterpreterError,
+                     "interpreter %lld is not ready", (long long)id);
+        return NULL;
+    }
+    _PyParcel *result = run_in(state, interp, args);
+    if (result == NULL) {
+        return NULL;
+    }
+    PyObject *obj = _PyParcel_Open(state->home, result);
+    _PyParcel_Discard(result);
+    return obj;
+}
+
 static PyObject *
 run_current(module_state *state, _PyParcel *args)
 {
@@ -1185,31 +1172,11 @@ module_run(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     PyObject *res = NULL;
     if (id == state->home->interpid) {
         res = run_current(state, call);
-        _PyParcel_Discard(call);
-        return res;
     }
-    claim c;
-    if (claim_interpreter(&c, id, 0) < 0) {
-        PyErr_Format(PyExc_InterpreterError,
-                     "interpreter %lld is being closed", (long long)id);
-        _PyParcel_Discard(call);
-        return NULL;
+    else if (_PyRWInterp_Enter(id, _PyRWInterp_VISIT) == 0) {
+        res = run_visiting(state, id, call);
+        _PyRWInterp_Leave(id, _PyRWInterp_VISIT);
     }
-    PyInterpreterState *interp = _PyInterpreterState_LookUpID(id);
-    if (interp != NULL && !_PyInterpreterState_IsReady(interp)) {
-        PyErr_Format(PyExc_InterpreterError,
-                     "interpreter %lld is not ready", (long long)id);
-        interp = NULL;
-    }
-    if (interp != NULL && _PyInterpreterState_IDIncref(interp) == 0) {
-        _PyParcel *result = run_in(state, interp, call);
-        _PyInterpreterState_IDDecref(interp);
-        if (result != NULL) {
-            res = _PyParcel_Open(state->home, result);
-            _PyParcel_Discard(result);
-        }
-    }
-    release_claim(&c);
     _PyParcel_Discard(call);
     return res;
 }
@@ -1221,24 +1188,13 @@ PyDoc_STRVAR(module_close_doc,
 "Destroy an interpreter that nobody is in.");
 
 static PyObject *
-module_close(PyObject *module, PyObject *idobj)
+module_close(PyObject *module, PyObject *id)
 {
-    int64_t id = _PyInterpreterState_ObjectToID(idobj);
-    if (id < 0) {
-        return NULL;
-    }
     PyObject *base = PyImport_ImportModule("_interpreters");
     if (base == NULL) {
         return NULL;
     }
-    claim c;
-    if (claim_interpreter(&c, id, 1) < 0) {
-        PyErr_SetString(PyExc_InterpreterError, "interpreter running");
-        Py_DECREF(base);
-        return NULL;
-    }
-    PyObject *res = PyObject_CallMethod(base, "destroy", "L", (long long)id);
-    release_claim(&c);
+    PyObject *res = PyObject_CallMethod(base, "destroy", "O", id);
     Py_DECREF(base);
     return res;
 }

@@ -41,9 +41,9 @@
           and both stay where they are.
    MEM-2  A heap is freed only by its owner at its end, and only if no block in it
           is live.  A block on a remote list is live to its heap.
-   MEM-3  Anyone pushes on `remote`; only the owner takes from it, and takes all
-          of it at once.  So no block can leave the list and come back behind a
-          pusher's back (the ABA problem).
+   MEM-3  Anyone pushes on `remote`; only the owner takes from it, attached, and
+          takes all of it at once.  So no block can leave the list and come back
+          behind a pusher's back (the ABA problem).
    MEM-4  `pending` is raised before a push and lowered after a take: it is never
           less than the length of the list.
    MEM-5  Map nodes are never freed.  A node is filled with zeros before it is
@@ -72,9 +72,11 @@
    - Counting another interpreter's blocks while it runs: the mutex keeps arenas
      where they are; the counts in pools may be a moment old.
    - fork: taken with the mutex held, so that the child has whole lists.  All other
-     interpreters are stopped, so their heaps are whole too.  In the child each
-     of them is closed, and so becomes an orphan that the child's interpreters
-     adopt; blocks of it that main holds stay valid.
+     interpreters are stopped where none is in pymalloc, so their heaps are whole
+     too: that is why only an attached owner takes from a remote list, and
+     opening and closing, which nothing stops, do all of their work under the
+     mutex.  In the child each other heap is closed, and so becomes an orphan that
+     the child's interpreters adopt; blocks of it that main holds stay valid.
 
    What is not guaranteed: when a block that was freed remotely can be used again.
    The owner looks when a size class has run out of room, and an idle owner never
@@ -352,7 +354,7 @@ memheaps_orphans_pending(void)
 /*-------------------------------------------------------------------------
    Opening and closing */
 
-/* Blocks in pools that haven't come back yet. */
+/* Blocks in pools that haven't come back yet, those on the remote list too. */
 static Py_ssize_t
 count_live(OMState *state)
 {
@@ -387,7 +389,6 @@ _PyMemHeap_Open(PyInterpreterState *interp)
     }
     memheaps_unlock();
     if (heap != NULL) {
-        heap_drain(heap);
         return 0;
     }
 
@@ -412,11 +413,8 @@ _PyMemHeap_Close(PyInterpreterState *interp)
     }
     OMState *state = interp->obmalloc;
     struct _PyMemHeap *heap = heap_of(state);
-    // Not under the mutex, which freeing an arena takes (MEM-7).
-    heap_drain(heap);
 
     memheaps_lock();
-    // What is pushed from now on counts as live, and as pending.
     Py_ssize_t live = count_live(state);
     interp->runtime->obmalloc.interpreter_leaks +=
         live - heap->inherited + raw_allocated_blocks;

@@ -6,24 +6,41 @@
    with the lock held.  Sooner or later it takes the lock or comes to a
    safepoint, where _PyThreadState_MustExit() sends it away.  Until then it
    must be able to read its thread state, the finalizing flag and the lock.
-   So neither is freed: the thread states are cleared and unlinked, and the
-   interpreter state becomes a *zombie*: everything in it is finalised, but its
-   memory, its lock and its RW-GIL slot stay.  This costs about 200 KB each time that
-   an interpreter is closed on top of running threads, and nothing else does.
+   So neither is freed: the thread states are cleared and moved to a list of
+   their own, and the interpreter state becomes a *zombie*: everything in it is
+   finalised, but its memory, its lock and its RW-GIL slot stay.  This costs
+   about 200 KB each time that an interpreter is closed on top of running
+   threads, and nothing else does.
+
+   Every interpreter is ended by one thread only: the one that sets `finalizing`
+   to ENDING under HEAD_LOCK (_PyInterp_BeginEnd).  Until then an interpreter may
+   go away whenever HEAD_LOCK is free, so the exit names it by its id.
 
    Races
      L1  the thread runs again between the flag and the pruning: it can't, the
          caller holds the interpreter's lock
-     L2  two threads end the same interpreter: at exit, one that is already
-         finalizing is left to whoever does it, for a bounded time
+     L2  two threads end the same interpreter: the second one gets an error; at
+         exit it waits for the first, for a bounded time, and then leaves the
+         interpreter behind; should the first get on with it after all, it stops
+         where it would prune or delete
      L3  an interpreter is created while all are being ended: it is ended as
-         well; creation stops when the runtime counts as finalizing
+         well, once it is whole; creation stops when the runtime counts as
+         finalizing
+     L4  a destructor that runs while threads are pruned ends another
+         interpreter: what became of an interpreter is noted in itself
+     L5  a thread comes to its last safepoint just before it is left behind: it
+         is asked again when the flag is set
+     L6  a thread that has left an interpreter for good still has to delete its
+         thread state there: it's in a list, if not in the interpreter's
+     L7  a thread enters an interpreter that another one is about to end: who
+         has a thread state to run code with keeps it from ending, who comes
+         later does not find it
 */
 
 #include "Python.h"
 #include "pycore_interp.h"        // PyInterpreterState
 #include "pycore_interp_lifecycle.h"
-#include "pycore_pylifecycle.h"   // _Py_IsInterpreterFinalizing()
+#include "pycore_memheap.h"       // _PyMemHeap_Close()
 #include "pycore_pystate.h"       // _PyThreadState_Attach()
 #include "pycore_runtime.h"       // _PyRuntime
 #include "pycore_rwgil.h"         // _PyRWGIL_WaitQuiet()
@@ -31,11 +48,23 @@
 /* How long one look at a busy interpreter takes; Ctrl-C works in between. */
 #define SLICE_NS (50 * 1000 * 1000)
 
-/* Set once, by the thread that finalises the runtime; it alone reads it. */
+/* Values of PyInterpreterState.finalizing; the base knows zero and others. */
+#define ENDING 1
+#define ZOMBIE 2                // ending, has given up threads
+#define LEFT_BEHIND 3           // by the exit, and no longer listed
+
+/* Value of PyInterpreterState._ready; the base knows zero and others, and sets 1
+   as soon as the structure exists. */
+#define WHOLE 2
+
+/* Set while the runtime's finalisation ends interpreters; atomic. */
 static int exiting;
 
-/* The interpreter that this thread is ending, if it has given threads up. */
-static _Py_thread_local PyInterpreterState *zombie;
+/* The head of the list of thread states that were given up, guarded by
+   HEAD_LOCK.  Only its `next` means anything; it is there to be the `prev` of
+   the first one, so that whoever deletes that does not take it for the first
+   of its interpreter. */
+static PyThreadState given_up;
 
 
 /* --- Fork ---------------------------------------------------------------- */
@@ -76,6 +105,12 @@ _PyInterp_ForgetOthers(void)
     PyInterpreterState *main_interp = interpreters->main;
     HEAD_LOCK(&_PyRuntime);
     int alone = interpreters->head == main_interp && main_interp->next == NULL;
+    for (PyInterpreterState *interp = interpreters->head;
+         interp != NULL && _PyRWGIL_ForkedQuietly(); interp = interp->next)
+    {
+        // All but main's.  A heap that was being changed is of no use.
+        _PyMemHeap_Close(interp);
+    }
     interpreters->head = main_interp;
     main_interp->next = NULL;
     HEAD_UNLOCK(&_PyRuntime);
@@ -85,153 +120,326 @@ _PyInterp_ForgetOthers(void)
 }
 
 
+/* --- Closing ------------------------------------------------------------- */
+
+/* HEAD_LOCK is held. */
+static PyInterpreterState *
+find(int64_t id)
+{
+    PyInterpreterState *interp = _PyRuntime.interpreters.head;
+    while (interp != NULL && interp->id != id) {
+        interp = interp->next;
+    }
+    return interp;
+}
+
+void
+_PyInterp_SetWhole(PyInterpreterState *interp)
+{
+    HEAD_LOCK(&_PyRuntime);
+    interp->_ready = WHOLE;
+    HEAD_UNLOCK(&_PyRuntime);
+}
+
+static int
+not_found(int64_t id)
+{
+    PyErr_Format(PyExc_InterpreterNotFoundError,
+                 "interpreter %lld does not exist or is being closed",
+                 (long long)id);
+    return -1;
+}
+
+int
+_PyInterp_CheckOpen(PyInterpreterState *interp)
+{
+    if (interp == _PyInterpreterState_GET() || _Py_IsMainInterpreter(interp)) {
+        return 0;
+    }
+    HEAD_LOCK(&_PyRuntime);
+    int ending = interp->finalizing;
+    HEAD_UNLOCK(&_PyRuntime);
+    return ending ? not_found(interp->id) : 0;
+}
+
+int
+_PyInterp_BeginEnd(int64_t id)
+{
+    int running = 0;
+    HEAD_LOCK(&_PyRuntime);
+    PyInterpreterState *interp = find(id);
+    if (interp != NULL && interp->finalizing) {
+        interp = NULL;
+    }
+    if (interp != NULL) {
+        for (PyThreadState *p = interp->threads.head; p; p = p->next) {
+            running |= p->_whence == _PyThreadState_WHENCE_EXEC;    // L7
+        }
+        if (!running) {
+            interp->finalizing = ENDING;
+        }
+    }
+    HEAD_UNLOCK(&_PyRuntime);
+    if (running) {
+        PyErr_SetString(PyExc_InterpreterError, "interpreter running");
+        return -1;
+    }
+    return interp == NULL ? not_found(id) : 0;
+}
+
+
 /* --- Threads that are left in an interpreter ----------------------------- */
 
 int
 _PyInterp_MayPrune(PyInterpreterState *interp)
 {
-    return exiting
+    return _Py_atomic_load_int_relaxed(&exiting)
            || _PyInterpreterState_GetWhence(interp)
               == _PyInterpreterState_WHENCE_STDLIB;
+}
+
+/* In thread states of the calling thread nobody can be but that thread, which
+   is here: they need not be kept. */
+static void
+delete_own(PyThreadState *tstate)
+{
+    PyThreadState *p = tstate->interp->threads.head;
+    while (p != NULL) {
+        PyThreadState *own = p;
+        p = p->next;
+        if (own != tstate && own->thread_id == tstate->thread_id) {
+            PyThreadState_Clear(own);
+            PyThreadState_Delete(own);
+            p = tstate->interp->threads.head;   // destructors may start threads
+        }
+    }
+}
+
+/* Move all thread states but this one to the list of those that are given up.
+   Returns whether there are any. */
+static int
+give_up_others(PyThreadState *tstate)
+{
+    PyThreadState *list = _PyThreadState_RemoveExcept(tstate);
+    if (list == NULL) {
+        return 0;
+    }
+    HEAD_LOCK(&_PyRuntime);
+    PyThreadState *last = list;
+    while (last->next != NULL) {
+        last = last->next;
+    }
+    last->next = given_up.next;
+    if (last->next != NULL) {
+        last->next->prev = last;
+    }
+    given_up.next = list;
+    list->prev = &given_up;
+    if (tstate->interp->finalizing != LEFT_BEHIND) {
+        tstate->interp->finalizing = ZOMBIE;
+    }
+    HEAD_UNLOCK(&_PyRuntime);
+    return 1;
+}
+
+/* One that nobody has cleared, or NULL.  Its thread can't do it any more. */
+static PyThreadState *
+next_given_up(PyInterpreterState *interp)
+{
+    HEAD_LOCK(&_PyRuntime);
+    PyThreadState *p = given_up.next;
+    while (p != NULL && (p->interp != interp || p->_status.cleared)) {
+        p = p->next;
+    }
+    HEAD_UNLOCK(&_PyRuntime);
+    return p;
 }
 
 void
 _PyInterp_PruneThreads(PyThreadState *tstate)
 {
-    assert(_PyInterpreterState_GetFinalizing(tstate->interp) == tstate);
-    PyThreadState *list = _PyThreadState_RemoveExcept(tstate);
+    PyInterpreterState *interp = tstate->interp;
+    assert(_PyInterpreterState_GetFinalizing(interp) == tstate);
+    if (_PyInterp_IsLeftBehind(interp)) {       // L2
+        _PyThreadState_Detach(tstate);
+        PyThread_exit_thread();
+    }
+    delete_own(tstate);
     _PyInterpreterState_ReinitRunningMain(tstate);
-    for (PyThreadState *p = list; p != NULL; p = p->next) {
-        zombie = tstate->interp;
-        // May run destructors; the thread itself can't run any more.
-        PyThreadState_Clear(p);
+    if (give_up_others(tstate)) {
+        PyThreadState *p;
+        while ((p = next_given_up(interp)) != NULL) {
+            PyThreadState_Clear(p);         // may run destructors
+        }
     }
 }
 
 int
 _PyInterp_IsZombie(PyInterpreterState *interp)
 {
-    if (zombie != interp) {
-        return 0;
-    }
-    zombie = NULL;
-    return 1;
+    return interp->finalizing == ZOMBIE;
+}
+
+int
+_PyInterp_IsLeftBehind(PyInterpreterState *interp)
+{
+    return interp->finalizing == LEFT_BEHIND;
 }
 
 
 /* --- Exit ---------------------------------------------------------------- */
 
-/* The next interpreter after those that are left to others, or NULL. */
-static PyInterpreterState *
-next_interpreter(const int64_t *skip)
+/* The next interpreter after those that have been dealt with, or -1. */
+static int64_t
+next_interpreter(int64_t last)
 {
-    PyInterpreterState *found = NULL;
+    int64_t next = -1;
     HEAD_LOCK(&_PyRuntime);
     for (PyInterpreterState *interp = _PyRuntime.interpreters.head;
          interp != NULL; interp = interp->next)
     {
-        if (!_Py_IsMainInterpreter(interp) && interp->id > *skip
-            && (found == NULL || interp->id < found->id))
+        if (!_Py_IsMainInterpreter(interp) && interp->id > last
+            && (next < 0 || interp->id < next))
         {
-            found = interp;
+            next = interp->id;
         }
     }
     HEAD_UNLOCK(&_PyRuntime);
-    return found;
+    return next;
 }
 
-static int
-is_listed(int64_t id)
+typedef struct {
+    int ready;                  // listed, and somebody has begun to make it
+    int whole;                  // nobody makes it or ends it
+    uint32_t slot;              // of its lock if it is whole
+} view;
+
+static view
+look_at(int64_t id)
 {
-    int listed = 0;
+    view v = {0};
     HEAD_LOCK(&_PyRuntime);
-    for (PyInterpreterState *interp = _PyRuntime.interpreters.head;
-         interp != NULL; interp = interp->next)
-    {
-        listed |= interp->id == id;
+    PyInterpreterState *interp = find(id);
+    if (interp != NULL && interp->_ready) {
+        v.ready = 1;
+        if (interp->_ready == WHOLE && !interp->finalizing) {
+            v.whole = 1;
+            v.slot = interp->ceval.gil->slot;
+        }
     }
     HEAD_UNLOCK(&_PyRuntime);
-    return listed;
+    return v;
 }
 
-/* Some other thread is ending this one: give it time (L2). */
-static void
-wait_until_gone(PyThreadState *main_tstate, int64_t id)
+/* Make it this thread's to end, whoever may be in it.  NULL: too late. */
+static PyInterpreterState *
+take_over(int64_t id)
 {
-    for (int64_t waited = 0; waited < _PyInterp_EXIT_WAIT_NS;
-         waited += SLICE_NS)
-    {
-        if (!is_listed(id) || PyErr_CheckSignals() < 0) {
-            break;
+    HEAD_LOCK(&_PyRuntime);
+    PyInterpreterState *interp = find(id);
+    if (interp != NULL) {
+        if (interp->finalizing) {
+            interp = NULL;
         }
-        _PyThreadState_Detach(main_tstate);
-        struct timespec pause = {0, SLICE_NS};
-        (void)nanosleep(&pause, NULL);
-        _PyThreadState_Attach(main_tstate);
+        else {
+            interp->finalizing = ENDING;
+        }
     }
-    if (PyErr_Occurred()) {
-        PyErr_FormatUnraisable("Exception ignored while interpreter %lld "
-                               "was ending", (long long)id);
-    }
+    HEAD_UNLOCK(&_PyRuntime);
+    return interp;
 }
 
-/* Called and returns with main_tstate attached. */
+/* Wait, without the main interpreter's lock, until nobody else makes or ends
+   this interpreter and nobody runs in it.  Returns 0 after
+   _PyInterp_EXIT_WAIT_NS or Ctrl-C, else 1 and the interpreter, which is now
+   this thread's to end, or NULL if it is gone or an empty shell. */
 static int
-wait_until_quiet(PyThreadState *main_tstate, PyInterpreterState *interp)
+wait_for(PyThreadState *main_tstate, int64_t id, PyInterpreterState **interp)
 {
-    int quiet = 0;
-    for (int64_t waited = 0; !quiet && waited < _PyInterp_EXIT_WAIT_NS;
-         waited += SLICE_NS)
-    {
-        _PyThreadState_Detach(main_tstate);
-        quiet = _PyRWGIL_WaitQuiet(interp, SLICE_NS);
-        _PyThreadState_Attach(main_tstate);
-        if (!quiet && PyErr_CheckSignals() < 0) {
+    uint32_t own_slot = main_tstate->interp->ceval.gil->slot;
+    int64_t waited = 0;
+    for (;;) {
+        view v = look_at(id);
+        if (!v.ready) {
+            *interp = NULL;
+            return 1;
+        }
+        // With a shared lock it's quiet: this thread has the lock.
+        int quiet = v.whole && v.slot == own_slot;
+        if (!quiet) {
+            _PyThreadState_Detach(main_tstate);
+            if (v.whole) {
+                quiet = _PyRWGIL_WaitQuiet(v.slot, SLICE_NS);
+            }
+            else {
+                struct timespec pause = {0, SLICE_NS};
+                (void)nanosleep(&pause, NULL);
+            }
+            _PyThreadState_Attach(main_tstate);
+        }
+        if (quiet && (*interp = take_over(id)) != NULL) {
+            return 1;
+        }
+        waited += SLICE_NS;
+        if (PyErr_CheckSignals() < 0) {
             PyErr_Clear();
+            return 0;
+        }
+        if (waited > _PyInterp_EXIT_WAIT_NS) {
+            return 0;
+        }
+    }
+}
+
+/* Its threads will exit at their next safepoint, if they ever get there.
+   Returns 0 if the interpreter has gone in the meantime. */
+static int
+leave_behind(PyThreadState *main_tstate, int64_t id)
+{
+    uint32_t slot = main_tstate->interp->ceval.gil->slot;
+    uint32_t own_slot = slot;
+    int left = 0;
+    HEAD_LOCK(&_PyRuntime);
+    for (PyInterpreterState **p = &_PyRuntime.interpreters.head; *p != NULL;
+         p = &(*p)->next)
+    {
+        PyInterpreterState *interp = *p;
+        if (interp->id == id) {
+            left = 1;
+            interp->finalizing = LEFT_BEHIND;
+            _PyInterpreterState_SetFinalizing(interp, main_tstate);
+            if (interp->ceval.gil != NULL) {
+                slot = interp->ceval.gil->slot;
+            }
+            *p = interp->next;
             break;
         }
     }
-    return quiet;
-}
-
-/* Its thread will exit at its next safepoint, if it ever gets there. */
-static void
-leave_behind(PyThreadState *main_tstate, PyInterpreterState *interp)
-{
-    PySys_FormatStderr(
-        "interpreter %lld is still busy in C code at exit: left behind\n",
-        (long long)interp->id);
-    _PyInterpreterState_SetFinalizing(interp, main_tstate);
-    HEAD_LOCK(&_PyRuntime);
-    PyInterpreterState **p = &_PyRuntime.interpreters.head;
-    while (*p != NULL && *p != interp) {
-        p = &(*p)->next;
-    }
-    if (*p == interp) {
-        *p = interp->next;
-    }
     HEAD_UNLOCK(&_PyRuntime);
+    if (slot != own_slot) {
+        (void)_PyRWGIL_WaitQuiet(slot, 0);      // L5
+    }
+    if (left) {
+        PySys_FormatStderr(
+            "interpreter %lld is still busy in C code at exit: left behind\n",
+            (long long)id);
+    }
+    return left;
 }
 
 void
 _PyInterp_EndAll(PyThreadState *main_tstate)
 {
-    exiting = 1;
+    _Py_atomic_store_int_relaxed(&exiting, 1);
     int left_behind = 0;
-    int64_t skip = 0;
-    PyInterpreterState *interp;
-    while ((interp = next_interpreter(&skip)) != NULL) {
-        skip = interp->id;
-        if (interp->finalizing) {
-            wait_until_gone(main_tstate, skip);
+    int64_t id = 0;
+    while ((id = next_interpreter(id)) > 0) {
+        PyInterpreterState *interp;
+        if (!wait_for(main_tstate, id, &interp)) {
+            left_behind |= leave_behind(main_tstate, id);
             continue;
         }
-        if (interp->ceval.gil == NULL) {
-            continue;           // never initialised
-        }
-        if (!wait_until_quiet(main_tstate, interp)) {
-            leave_behind(main_tstate, interp);
-            left_behind = 1;
+        if (interp == NULL) {
             continue;
         }
         PyThreadState *tstate =
@@ -247,5 +455,5 @@ _PyInterp_EndAll(PyThreadState *main_tstate)
     if (left_behind) {
         recount_static_types(main_tstate->interp);
     }
-    exiting = 0;
+    _Py_atomic_store_int_relaxed(&exiting, 0);
 }

@@ -37,6 +37,7 @@
 #include "pycore_parcel.h"
 #include "pycore_pyerrors.h"      // _PyErr_FormatFromCause()
 #include "pycore_pystate.h"       // _PyThreadState_GET()
+#include "pycore_rwinterp.h"      // _PyRWInterp_Enter()
 
 
 /* --- Resources ----------------------------------------------------------- */
@@ -46,6 +47,7 @@ typedef enum {
     RESOURCE_PARCEL,
     RESOURCE_LENT,
     RESOURCE_XIDATA,
+    RESOURCE_INTERPRETER,           // counted; `what` is its id
 } resource_kind;
 
 typedef struct _PyParcel_resource {
@@ -157,6 +159,33 @@ _PyParcel_LentDrop(_PyParcel_Lent *lent)
     PyMutex_Unlock(&home->mutex);
 }
 
+/* One more handle for an interpreter, so that it isn't closed for want of any
+   while the parcel is under way.  0 if it is gone: sending its id is no error. */
+static int
+count_interpreter(int64_t id)
+{
+    int counted = 0;
+    if (_PyRWInterp_Enter(id, _PyRWInterp_GLANCE) == 0) {
+        PyInterpreterState *interp = _PyInterpreterState_LookUpID(id);
+        counted = (interp != NULL && _PyInterpreterState_IDIncref(interp) == 0);
+        _PyRWInterp_Leave(id, _PyRWInterp_GLANCE);
+    }
+    PyErr_Clear();
+    return counted;
+}
+
+/* As a handle does that goes away; that can close the interpreter. */
+static void
+uncount_interpreter(int64_t id)
+{
+    PyObject *exc = PyErr_GetRaisedException();
+    PyInterpreterState *interp = _PyInterpreterState_LookUpID(id);
+    if (interp != NULL) {
+        _PyInterpreterState_IDDecref(interp);
+    }
+    PyErr_SetRaisedException(exc);
+}
+
 void
 _PyParcel_ReleaseResources(resource *resources, Py_ssize_t n)
 {
@@ -178,6 +207,9 @@ _PyParcel_ReleaseResources(resource *resources, Py_ssize_t n)
             PyErr_SetRaisedException(exc);
             break;
         }
+        case RESOURCE_INTERPRETER:
+            uncount_interpreter((intptr_t)what);
+            break;
         }
     }
     PyMem_RawFree(resources);
@@ -584,7 +616,16 @@ take_interpreter(packer *p, PyObject *obj)
     if (id == -1 && PyErr_Occurred()) {
         return -1;
     }
-    return write_tag(p, TAG_INTERPRETER, &id, sizeof(id));
+    if (write_tag(p, TAG_INTERPRETER, &id, sizeof(id)) < 0) {
+        return -1;
+    }
+    if (count_interpreter(id)
+        && add_resource(p, RESOURCE_INTERPRETER, (void *)(intptr_t)id) < 0)
+    {
+        uncount_interpreter(id);
+        return -1;
+    }
+    return 0;
 }
 
 /* Everything but tuples, which the caller walks. */
@@ -643,46 +684,6 @@ take_object(packer *p, _PyParcel_Home *home, parcel_tag tag, PyObject *obj)
     }
 }
 
-/* 1: taken; 0: there is something in it that is not native; -1: exception.
-   With p NULL nothing is taken, only looked at. */
-static int
-take_native(packer *p, _PyParcel_Home *home, PyObject *obj)
-{
-    stack s;
-    stack_init(&s);
-    int res = -1;
-    for (;;) {
-        parcel_tag tag = find_tag(home, obj);
-        if (tag == TAG_FOREIGN) {
-            res = PyErr_Occurred() ? -1 : 0;
-            break;
-        }
-        if (tag == TAG_TUPLE) {
-            Py_ssize_t length = PyTuple_GET_SIZE(obj);
-            if (p != NULL
-                && write_tag(p, TAG_TUPLE, &length, sizeof(length)) < 0)
-            {
-                break;
-            }
-            if (stack_push(&s, obj) < 0) {
-                break;
-            }
-        }
-        else if (p != NULL && take_object(p, home, tag, obj) < 0) {
-            break;
-        }
-
-        level *top = stack_top(&s);
-        if (top == NULL) {
-            res = 1;
-            break;
-        }
-        obj = PyTuple_GET_ITEM(top->tuple, top->next++);
-    }
-    stack_free(&s);
-    return res;
-}
-
 static int
 find_codec(_PyParcel_Home *home)
 {
@@ -733,6 +734,55 @@ take_coded(packer *p, _PyParcel_Home *home, PyObject *obj)
     return res;
 }
 
+/* 1: taken; 0: there is something in it that is not native; -1: exception.
+   With p NULL nothing is taken, only looked at.  With `code` what is not native
+   goes through the codec, each object by itself. */
+static int
+take_walk(packer *p, _PyParcel_Home *home, PyObject *obj, int code)
+{
+    stack s;
+    stack_init(&s);
+    int res = -1;
+    for (;;) {
+        parcel_tag tag = find_tag(home, obj);
+        if (tag == TAG_FOREIGN) {
+            if (PyErr_Occurred()) {
+                break;
+            }
+            if (!code) {
+                res = 0;
+                break;
+            }
+            if (take_coded(p, home, obj) < 0) {
+                break;
+            }
+        }
+        else if (tag == TAG_TUPLE) {
+            Py_ssize_t length = PyTuple_GET_SIZE(obj);
+            if (p != NULL
+                && write_tag(p, TAG_TUPLE, &length, sizeof(length)) < 0)
+            {
+                break;
+            }
+            if (stack_push(&s, obj) < 0) {
+                break;
+            }
+        }
+        else if (p != NULL && take_object(p, home, tag, obj) < 0) {
+            break;
+        }
+
+        level *top = stack_top(&s);
+        if (top == NULL) {
+            res = 1;
+            break;
+        }
+        obj = PyTuple_GET_ITEM(top->tuple, top->next++);
+    }
+    stack_free(&s);
+    return res;
+}
+
 int
 _PyParcel_Mention(_PyParcel_Home *home, _PyParcel_Queue *queue)
 {
@@ -750,22 +800,72 @@ _PyParcel_Mention(_PyParcel_Home *home, _PyParcel_Queue *queue)
     return 0;
 }
 
-/* Say what could not be sent; what went wrong becomes the cause.  What has
-   nothing to do with the object (no memory, Ctrl-C) stays as it is. */
+/* Is this about the object, or about something else (no memory, Ctrl-C)? */
+static int
+is_refusal(void)
+{
+    return (PyErr_ExceptionMatches(PyExc_Exception)
+            && !PyErr_ExceptionMatches(PyExc_MemoryError));
+}
+
+/* Say what could not be sent; what went wrong becomes the cause. */
 static void
 explain_failure(_PyParcel_Home *home, PyObject *obj)
 {
     PyObject *error = home->not_shareable_error;
-    if (error == NULL
-        || !PyErr_ExceptionMatches(PyExc_Exception)
-        || PyErr_ExceptionMatches(PyExc_MemoryError)
-        || PyErr_ExceptionMatches(error))
-    {
-        return;
+    if (error != NULL && is_refusal() && !PyErr_ExceptionMatches(error)) {
+        _PyErr_FormatFromCause(error,
+                               "a '%T' object can't be sent to another "
+                               "interpreter", obj);
     }
-    _PyErr_FormatFromCause(error,
-                           "a '%T' object can't be sent to another interpreter",
-                           obj);
+}
+
+/* Start again from nothing. */
+static int
+packer_reset(packer *p, _PyParcel_Home *home)
+{
+    PyObject *exc = PyErr_GetRaisedException();
+    _PyParcel_Discard(p->parcel);
+    p->parcel = NULL;
+    int res = packer_init(p, home);
+    if (res == 0) {
+        PyErr_SetRaisedException(exc);
+    }
+    else {
+        Py_XDECREF(exc);
+    }
+    return res;
+}
+
+/* What is not native: all of it by the codec, so that objects that occur twice
+   stay one.  A tuple with parts that are native and can't be coded (buffers,
+   parcels) goes in pieces. */
+static int
+take_foreign(packer *p, _PyParcel_Home *home, PyObject *obj)
+{
+    if (packer_reset(p, home) < 0) {
+        return -1;
+    }
+    if (take_coded(p, home, obj) == 0) {
+        return 0;
+    }
+    if (!PyTuple_CheckExact(obj) || !is_refusal()
+        || packer_reset(p, home) < 0)
+    {
+        return -1;
+    }
+    PyObject *exc = PyErr_GetRaisedException();
+    if (take_walk(p, home, obj, 1) > 0) {
+        Py_DECREF(exc);
+        return 0;
+    }
+    if (is_refusal()) {
+        PyErr_SetRaisedException(exc);
+    }
+    else {
+        Py_DECREF(exc);
+    }
+    return -1;
 }
 
 _PyParcel *
@@ -775,17 +875,15 @@ _PyParcel_Pack(_PyParcel_Home *home, PyObject *obj)
     if (packer_init(&p, home) < 0) {
         return NULL;
     }
-    int taken = take_native(&p, home, obj);
+    int taken = take_walk(&p, home, obj, 0);
     if (taken == 0) {
-        _PyParcel_Discard(p.parcel);
-        if (packer_init(&p, home) < 0) {
-            return NULL;
-        }
-        taken = take_coded(&p, home, obj) < 0 ? -1 : 1;
+        taken = take_foreign(&p, home, obj) < 0 ? -1 : 1;
     }
     if (taken < 0) {
         explain_failure(home, obj);
-        _PyParcel_Discard(p.parcel);
+        if (p.parcel != NULL) {
+            _PyParcel_Discard(p.parcel);
+        }
         return NULL;
     }
     return p.parcel;
@@ -794,7 +892,7 @@ _PyParcel_Pack(_PyParcel_Home *home, PyObject *obj)
 int
 _PyParcel_IsNative(_PyParcel_Home *home, PyObject *obj)
 {
-    return take_native(NULL, home, obj);
+    return take_walk(NULL, home, obj, 0);
 }
 
 

@@ -483,6 +483,21 @@ park(waiter *w, PyTime_t start, PyTime_t deadline)
     return state == WAITER_WOKEN ? TURN_RETRY : TURN_TIMEOUT;
 }
 
+/* If the interpreter is being finalised the thread ends in here: then its
+   wake-up goes to someone else.  A function of its own, as pushing a cleanup
+   handler can be a setjmp(). */
+static Py_NO_INLINE void
+attach(PyThreadState *tstate, waiter *w)
+{
+#ifdef HAVE_PTHREAD_H
+    pthread_cleanup_push(forfeit, w);
+    PyEval_RestoreThread(tstate);
+    pthread_cleanup_pop(0);
+#else
+    PyEval_RestoreThread(tstate);
+#endif
+}
+
 /* Attached before and after, detached between. */
 static turn
 wait_turn(waiter *w, PyTime_t deadline)
@@ -497,14 +512,7 @@ wait_turn(waiter *w, PyTime_t deadline)
     else {
         res = park(w, start, deadline);
     }
-    // If the interpreter is being finalised the thread ends here.
-#ifdef HAVE_PTHREAD_H
-    pthread_cleanup_push(forfeit, w);
-    PyEval_RestoreThread(tstate);
-    pthread_cleanup_pop(0);
-#else
-    PyEval_RestoreThread(tstate);
-#endif
+    attach(tstate, w);
     return res;
 }
 
@@ -611,8 +619,7 @@ attempt_waiting(_PyParcel_Home *home, _PyParcel_Queue *q, side *s,
             break;
         }
         if (res == TURN_TIMEOUT
-            || (res == TURN_RETRY && deadline >= 0
-                && _PyDeadline_Get(deadline) <= 0))
+            || (deadline >= 0 && _PyDeadline_Get(deadline) <= 0))
         {
             break;
         }

@@ -391,6 +391,9 @@ claim(record *r, uint32_t ticket, int64_t deadline)
         // A reader that does not take its turn in all that time is not there.
         if (_Py_atomic_compare_exchange_uint32(     // B2
                 &r->slot.attention, &seen, (seen & WANTED) | ticket)) {
+            if (seen & WANTED) {
+                wake(r);        // a reader in its grace
+            }
             return 1;
         }
         if (late) {
@@ -447,7 +450,9 @@ release_slots(_PyRWGIL_Section *section)
         return;
     }
     lock(&registry.mutex);
-    registry.all = 0;
+    if (registry.all == ticket) {       // else it has not got to slot 0
+        registry.all = 0;
+    }
     int32_t top = registry.top;
     unlock(&registry.mutex);
     // From the end: another section over all begins with slot 0.
@@ -720,9 +725,9 @@ _PyRWGIL_InWrite(void)
 }
 
 int
-_PyRWGIL_WaitQuiet(PyInterpreterState *interp, int64_t timeout_ns)
+_PyRWGIL_WaitQuiet(uint32_t slot, int64_t timeout_ns)
 {
-    record *r = get_record(interp_slot(interp));
+    record *r = get_record((int32_t)slot);
     int64_t deadline = now_ns() + timeout_ns;
     if (!claim(r, ANONYMOUS, deadline)) {
         return 0;
@@ -755,7 +760,10 @@ _PyRWGIL_ReadConfig(const PyConfig *config)
             return PyStatus_Error(bad);
         }
     }
-    else if (env != NULL) {
+    else if (env == NULL) {
+        registry.mode = _PyRWGIL_MODE_PAIR;     // may not be the first time
+    }
+    else {
         if (strcmp(env, "pair") == 0) {
             registry.mode = _PyRWGIL_MODE_PAIR;
         }
@@ -914,6 +922,12 @@ _PyRWGIL_AfterFork_Child(void)
         r->slot.attention = r->slot.reading = r->slot.read_waiting = 0;
         r->live = i == 0;
     }
+}
+
+int
+_PyRWGIL_ForkedQuietly(void)
+{
+    return registry.fork.span != 0;
 }
 
 

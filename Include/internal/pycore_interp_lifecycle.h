@@ -26,6 +26,19 @@ extern int _PyInterp_CheckFork(void);
    one from the runtime's books.  Their memory stays as the parent had it. */
 extern void _PyInterp_ForgetOthers(void);
 
+/* new_interpreter(), when nothing can fail any more. */
+extern void _PyInterp_SetWhole(PyInterpreterState *);
+
+/* To be called after a look-up by id: -1 with InterpreterNotFoundError set if
+   somebody has begun to end this interpreter, else 0.  Always 0 for the current
+   and the main interpreter. */
+PyAPI_FUNC(int) _PyInterp_CheckOpen(PyInterpreterState *);
+
+/* Make it the calling thread's business to end the interpreter.  Returns -1
+   with InterpreterError set if a thread is there to run code, or with
+   InterpreterNotFoundError if it's somebody else's business or done. */
+PyAPI_FUNC(int) _PyInterp_BeginEnd(int64_t id);
+
 /* Py_FinalizeEx(), after the main interpreter's atexit callbacks and before
    the runtime counts as finalizing: end all subinterpreters. */
 extern void _PyInterp_EndAll(PyThreadState *);
@@ -35,11 +48,16 @@ extern void _PyInterp_EndAll(PyThreadState *);
 extern int _PyInterp_MayPrune(PyInterpreterState *);
 
 /* Py_EndInterpreter(), with the finalizing flag set: clear all other thread
-   states.  Does nothing if there are none. */
+   states.  Does nothing if there are none.  Does not return if the exit has
+   left the interpreter behind. */
 extern void _PyInterp_PruneThreads(PyThreadState *);
 
 /* PyInterpreterState_Delete(), last step: 1 if threads were given up, which
    will look for the finalizing flag, so that the state must not be freed. */
 extern int _PyInterp_IsZombie(PyInterpreterState *);
+
+/* 1 if the exit has left this interpreter behind, so that it is not listed.
+   HEAD_LOCK is held, or the answer may come too early. */
+extern int _PyInterp_IsLeftBehind(PyInterpreterState *);
 
 #endif   /* !Py_INTERNAL_INTERP_LIFECYCLE_H */

@@ -121,7 +121,8 @@ extern PyObject *_PyParcel_Open(_PyParcel_Home *, _PyParcel *);
 
 extern _PyParcel *_PyParcel_Share(_PyParcel *);
 /* The last one frees.  No exception is touched.  A thread state is needed only
-   for a parcel that refers to buffers or to other cross-interpreter data. */
+   for a parcel that refers to buffers, to interpreters or to other
+   cross-interpreter data; the last handle of an interpreter closes it. */
 extern void _PyParcel_Discard(_PyParcel *);
 
 /* True when pack needs no codec for it. */

@@ -178,10 +178,15 @@ extern void _PyRWGIL_BeforeFork(void);
 extern void _PyRWGIL_AfterFork_Parent(void);
 extern void _PyRWGIL_AfterFork_Child(void);
 
-/* Finalisation: true once no thread runs Python under this interpreter's
-   lock, false when one still does after timeout_ns.  The caller reads another
-   interpreter's slot or none. */
-extern int _PyRWGIL_WaitQuiet(PyInterpreterState *, int64_t timeout_ns);
+/* In the child: were all other interpreters stopped at the fork?  If not, what
+   they own may have been copied while it was being changed. */
+extern int _PyRWGIL_ForkedQuietly(void);
+
+/* Finalisation: ask the reader of this slot to come to a safepoint.  True once
+   no thread runs Python under its lock, false when one still does after
+   timeout_ns.  Takes a slot, not an interpreter, which may be gone by then.  The
+   caller does not read, and no other thread may be in here for the same slot. */
+extern int _PyRWGIL_WaitQuiet(uint32_t slot, int64_t timeout_ns);
 
 /* --- Statistics ---------------------------------------------------------- */
 

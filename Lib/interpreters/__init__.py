@@ -202,9 +202,9 @@ class Interpreter:
         """
         if self._id == _interpreters.get_main()[0]:
             raise InterpreterError('cannot close the main interpreter')
+        self._check_made_here('close')
         if self._id == _interpreters.get_current()[0]:
             raise InterpreterError('cannot close the current interpreter')
-        self._check_made_here('close')
         if self.is_running():
             raise InterpreterError(
                 f'cannot close interpreter {self._id}: it is running')
@@ -214,13 +214,13 @@ class Interpreter:
                      **kwargs: object) -> None:
         """Bind copies of the values to the names in the __main__ over there."""
         values = dict(ns, **kwargs) if ns is not None else kwargs
+        if not values:
+            raise ValueError('there is nothing to bind')    # as in 3.14
         for name in values:
             if not isinstance(name, str):
                 raise TypeError(f'names must be str, not {type(name).__name__}')
         self._check_made_here('prepare')
-        from . import _entry
-        self._run('set_vars',
-                  _entry.pack_values(tuple(values), tuple(values.values())))
+        self._run('set_vars', _pack(tuple(values), tuple(values.values())))
 
     def exec(self, code: str | CodeType | FunctionType, /) -> None:
         """Run code in the __main__ over there, as the builtin exec() does.
@@ -268,18 +268,18 @@ class Interpreter:
 
     def _call(self, func, args, kwargs):
         self._check_made_here('call in')
-        from . import _entry
         values = _codec.name_of(func) or func, *args, *kwargs.values()
-        return self._run('call', _entry.pack_values(tuple(kwargs), values))
+        return self._run('call', _pack(tuple(kwargs), values))
 
     def _check_made_here(self, what):
         if self._whence != _interpreters.WHENCE_STDLIB:
             raise InterpreterError(
-                f'cannot {what} interpreter {self._id}: it was not made by '
-                f'create()')
+                f'cannot {what} unrecognized interpreter {self._id}: it was '
+                f'not made by create()')
 
     def _run(self, entry, message):
         from . import _entry
+        # message is a Parcel, so the entry opens it and deals with errors.
         outcome, value = _parcels.run(self._id, (entry, message))
         if outcome == _entry.DONE:
             return value.open()
@@ -297,6 +297,17 @@ class Interpreter:
         if isinstance(exc, KeyboardInterrupt):
             raise KeyboardInterrupt(*exc.args) from failed
         raise failed from exc
+
+
+def _pack(names, values):
+    try:
+        return _parcels.pack((names, values))
+    except NotShareableError as exc:
+        error = exc
+    # One by one: the error of one says where in it, not where in all of them.
+    for value in values:
+        _parcels.pack(value)
+    raise error
 
 
 def _check_callable(func):

@@ -483,9 +483,19 @@ def _space_from(origin):
         return vars(sys.modules[MAIN])
     space = _spaces.get(origin)
     if space is None:
+        _forget_closed_origins()
         space = _spaces.setdefault(
             origin, {'__name__': SCRIPT, '__builtins__': builtins})
     return space
+
+
+def _forget_closed_origins():
+    # Functions that are still there keep their globals themselves.
+    alive = {id for id, _ in _interpreters.list_all()}
+    for origin in _spaces.keys() - alive:
+        _spaces.pop(origin, None)
+    for key in [key for key in _values if key[0] not in alive]:
+        _values.pop(key, None)
 
 
 def _origin_of(namespace):

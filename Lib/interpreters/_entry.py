@@ -18,27 +18,14 @@ NOT_OPENED = 2      # record of why the message couldn't be opened here
 NOT_PACKED = 3      # record of why the result couldn't be sent back
 
 
-def pack_values(names: tuple[str, ...], values: tuple) -> Parcel:
-    """Pack values, the last of which have names; the caller's side."""
-    try:
-        return pack((names, values, False))
-    except NotShareableError:
-        # The codec takes the whole tuple or nothing, while something in it may
-        # go natively only, like a memoryview: each by itself, then.
-        return pack((names, tuple(map(pack, values)), True))
-
-
-def _unpack_values(message):
-    names, values, each = message.open()
-    if each:
-        values = tuple(value.open() for value in values)
-    return names, values
-
-
 def call(message: Parcel) -> tuple:
-    """Call a function.  The values: it or its name, args, keyword args."""
+    """Call a function.
+
+    message holds the names of the keyword arguments, and a tuple of the
+    function (or its name, see _codec.name_of()) and all arguments, in order.
+    """
     try:
-        names, (func, *args) = _unpack_values(message)
+        names, (func, *args) = message.open()
         if type(func) is str:
             func = _codec.find(func)
     except BaseException as exc:
@@ -71,9 +58,9 @@ def exec_(message: Parcel) -> tuple:
 
 
 def set_vars(message: Parcel) -> tuple:
-    """Bind the values to their names in __main__."""
+    """Bind names in __main__.  message holds a tuple of them, and the values."""
     try:
-        names, values = _unpack_values(message)
+        names, values = message.open()
     except BaseException as exc:
         return NOT_OPENED, _failure.record(exc)
     vars(sys.modules['__main__']).update(zip(names, values))

@@ -333,6 +333,45 @@ class CloseTests(Base):
         self.assertEqual(_testmemheap.stats()['opened'], opened)
 
 
+@requires_heaps
+@support.requires_fork()
+class ForkTests(Base):
+
+    def test_child_adopts(self):
+        # In a process of its own: no other thread, and nothing to clean up twice.
+        code = textwrap.dedent('''
+            import os, sys
+            import _testmemheap
+            from test.support import wait_process
+            from test.test_rwmemory import Interp
+
+            n = 1000
+            a = Interp()
+            blocks = a.alloc([64] * n)
+            blocks_of_main = [_testmemheap.alloc(64) for _ in range(n)]
+            a.free(blocks_of_main)
+            pid = os.fork()
+            if pid == 0:
+                before = sys.getallocatedblocks()
+                assert _testmemheap.stats()['orphans'] == 1
+                for p in blocks:
+                    assert _testmemheap.check(p)
+                    _testmemheap.free(p)
+                assert abs(before - sys.getallocatedblocks() - n) < 50
+                with Interp() as b:
+                    assert b.heap == a.heap
+                    assert _testmemheap.pending(b.heap) == 0
+                    b.alloc([64] * n)
+                os._exit(0)
+            wait_process(pid, exitcode=0)
+            # To the parent nothing has happened.
+            assert _testmemheap.heap(blocks[0]) == a.heap
+            a.free(blocks)
+            a.close()
+            ''')
+        script_helper.assert_python_ok('-c', code)
+
+
 class ConfigTests(Base):
 
     @requires_heaps
@@ -416,6 +455,7 @@ class StressTests(Base):
         interps = [self.interp() for _ in range(4)]
         seeds = [self.random.getrandbits(32) for _ in range(2)]
         with self.same_count(slack=500):
+            _testmemheap.exchange(seeds[0], 1000)   # something to begin with
             self.run_threads(
                 [self.exchanger(interp, ROUNDS) for interp in interps]
                 + [lambda s=s: _testmemheap.exchange(s, ROUNDS) for s in seeds])

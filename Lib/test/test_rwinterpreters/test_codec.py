@@ -221,7 +221,7 @@ class FreshSpaceTests(unittest.TestCase):
     def test_many_names(self):
         # Needs EXTENDED_ARG.
         names = [f'n{i}' for i in range(600)]
-        ns = self.run_source('def func(): return ' + '+'.join(names),
+        ns = self.run_source(f'def func(): return sum([{", ".join(names)}])',
                              **dict.fromkeys(names, 1))
         self.assertEqual(copy(ns['func'])(), 600)
 
@@ -334,6 +334,20 @@ class MainTests(TestCase):
             queue.get()(6)
             print(results, results is before)
             '''), '[5, 6] True')
+
+    def test_closed_senders_are_forgotten(self):
+        self.assertEqual(self.run_script('''
+            import interpreters
+            from interpreters import _codec
+            queue = interpreters.create_queue()
+            for n in range(3):
+                interp = interpreters.create()
+                interp.prepare_main(queue=queue, n=n)
+                interp.exec('queue.put(lambda: n)')
+                func = queue.get()
+                interp.close()
+            print(func(), len(_codec._spaces), len(_codec._values))
+            '''), '2 1 1')
 
     def test_name_that_only_the_receiver_has(self):
         # (S3)

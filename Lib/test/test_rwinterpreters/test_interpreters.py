@@ -140,7 +140,6 @@ class CloseTests(TestCase):
             lambda: interp.exec('pass'),
             lambda: interp.call(len, ''),
             lambda: interp.prepare_main(x=1),
-            lambda: interp.prepare_main(),
             lambda: pickle.loads(pickle.dumps(Interpreter))(interp.id).close(),
         ]:
             with self.subTest(what), \
@@ -288,6 +287,8 @@ class PrepareMainTests(TestCase):
             interp.prepare_main({1: 2})
         with self.assertRaises(TypeError):
             interp.prepare_main(3)
+        with self.assertRaises(ValueError):
+            interp.prepare_main()
 
     def test_main_interpreter(self):
         with self.assertRaises(InterpreterError):
