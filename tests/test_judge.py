@@ -8,7 +8,7 @@ from basetar import OverlayError
 
 SUITE = """\
 0:00:01 load avg: 1.00 [ 1/4] test_fine passed
-0:00:02 load avg: 1.00 [ 2/4/1] test_a failed (1 failure)
+0:00:02 load avg: 1.00 [ 2/4/1] test_a failed (1 failure) (1 min 2 sec) -- running (1): test_other (31.0 sec)
 0:00:02 load avg: 1.00 [ 3/4/2] test_crash worker non-zero exit code (Exit code -11 (SIGSEGV))
 0:00:03 load avg: 1.00 [ 4/4/2] test_other skipped
 FAIL: test_one (test.test_a.ATest.test_one)
@@ -16,7 +16,7 @@ Total tests: run=1,100 failures=1 skipped=9
 Total test files: run=4/4 failed=2 skipped=1
 """
 A_FAILS = """\
-[1/1/1] test_a failed (1 error, 1 failure)
+[1/1/1] test_a failed (1 error, 1 failure) (59.3 sec)
 FAIL: test_one (test.test_a.ATest.test_one)
 ERROR: test_two (test.test_a.ATest.test_two) (i=3)
 Total tests: run=10 failures=2
@@ -38,7 +38,7 @@ def suite(monkeypatch):
     def judged(outputs, expected=None):
         def regrtest(tree, title, names, processes, exclude=()):
             text = outputs[title]
-            ended = {m[1]: m[2] + m[3] for m in judge.FINISHED.finditer(text)}
+            ended = {m[1]: judge.ending(m) for m in judge.FINISHED.finditer(text)}
             bad = {name: how for name, how in ended.items() if judge.is_bad(how)}
             return judge.Run(pathlib.Path(title), text, 0, ended, bad, judge.cases_by_file(text, bad))
 
@@ -65,7 +65,15 @@ def test_stock_fails_too(suite):
     part, _ = suite({"suite": SUITE, "alone-test_a": A_FAILS_LESS, "stock-test_a": A_FAILS,
                      "alone-test_crash": CRASHES, "stock-test_crash": CRASHES})
     assert part.failed == 0
-    assert (part.passed, part.skipped) == (1090, 11)
+    assert (part.passed, part.skipped) == (1100 - 9 - 1, 9 + 2)
+
+
+def test_files_without_cases_are_compared_by_their_ending(suite):
+    """However long they took."""
+    broken = "[1/1/1] test_crash failed (uncaught exception) ({} sec)\nTotal tests: run=0\n"
+    part, _ = suite({"suite": broken.format("1.5"), "alone-test_crash": broken.format("2.5"),
+                     "stock-test_crash": broken.format("59.5")})
+    assert part.failed == 0 and part.notes == ["test_crash: (failed (uncaught exception)) fails on stock too"]
 
 
 def test_one_case_of_a_file_that_stock_fails_otherwise(suite):
