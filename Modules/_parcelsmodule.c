@@ -1107,7 +1107,7 @@ static PyObject *
 run_visiting(module_state *state, int64_t id, _PyParcel *args)
 {
     PyInterpreterState *interp = _PyInterpreterState_LookUpID(id);
-    if (interp == NULL) {
+    if (interp == NULL || _PyInterp_CheckOpen(interp) < 0) {
         return NULL;
     }
     if (!_PyInterpreterState_IsReady(interp)) {

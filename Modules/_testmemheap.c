@@ -198,6 +198,33 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 }
 
 
+/* give and take: a whole object changes hands. */
+
+PyDoc_STRVAR(give_doc,
+"give(obj, /) -> address\n\
+\n\
+The caller gives up its reference, which take() gets.  Only bytes and float,\n\
+which refer to nothing and are known to no collector.");
+
+static PyObject *
+give(PyObject *Py_UNUSED(module), PyObject *obj)
+{
+    if (!PyBytes_CheckExact(obj) && !PyFloat_CheckExact(obj)) {
+        PyErr_SetString(PyExc_TypeError, "bytes or float expected");
+        return NULL;
+    }
+    return PyLong_FromVoidPtr(Py_NewRef(obj));
+}
+
+PyDoc_STRVAR(take_doc, "take(address, /) -> the object that was given");
+
+static PyObject *
+take(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    return (PyObject *)as_block(arg);
+}
+
+
 /* free_in_thread: a thread that no interpreter knows attaches through
    PyGILState_Ensure() and frees. */
 
@@ -374,6 +401,8 @@ static PyMethodDef methods[] = {
     {"heap", heap, METH_VARARGS, heap_doc},
     {"pending", pending, METH_O, pending_doc},
     {"stats", stats, METH_NOARGS, stats_doc},
+    {"give", give, METH_O, give_doc},
+    {"take", take, METH_O, take_doc},
     {"free_in_thread", free_in_thread, METH_VARARGS, free_in_thread_doc},
     {"exchange", exchange, METH_VARARGS, exchange_doc},
     {"clear_board", clear_board, METH_NOARGS, clear_board_doc},

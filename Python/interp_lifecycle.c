@@ -162,6 +162,23 @@ _PyInterp_CheckOpen(PyInterpreterState *interp)
     return ending ? not_found(interp->id) : 0;
 }
 
+PyInterpreterState *
+_PyInterp_TakeOver(int64_t id)
+{
+    HEAD_LOCK(&_PyRuntime);
+    PyInterpreterState *interp = find(id);
+    if (interp != NULL) {
+        if (interp->finalizing) {
+            interp = NULL;
+        }
+        else {
+            interp->finalizing = ENDING;
+        }
+    }
+    HEAD_UNLOCK(&_PyRuntime);
+    return interp;
+}
+
 int
 _PyInterp_BeginEnd(int64_t id)
 {
@@ -331,24 +348,6 @@ look_at(int64_t id)
     return v;
 }
 
-/* Make it this thread's to end, whoever may be in it.  NULL: too late. */
-static PyInterpreterState *
-take_over(int64_t id)
-{
-    HEAD_LOCK(&_PyRuntime);
-    PyInterpreterState *interp = find(id);
-    if (interp != NULL) {
-        if (interp->finalizing) {
-            interp = NULL;
-        }
-        else {
-            interp->finalizing = ENDING;
-        }
-    }
-    HEAD_UNLOCK(&_PyRuntime);
-    return interp;
-}
-
 /* Wait, without the main interpreter's lock, until nobody else makes or ends
    this interpreter and nobody runs in it.  Returns 0 after
    _PyInterp_EXIT_WAIT_NS or Ctrl-C, else 1 and the interpreter, which is now
@@ -377,7 +376,7 @@ wait_for(PyThreadState *main_tstate, int64_t id, PyInterpreterState **interp)
             }
             _PyThreadState_Attach(main_tstate);
         }
-        if (quiet && (*interp = take_over(id)) != NULL) {
+        if (quiet && (*interp = _PyInterp_TakeOver(id)) != NULL) {
             return 1;
         }
         waited += SLICE_NS;

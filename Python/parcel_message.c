@@ -429,13 +429,20 @@ stack_top(stack *s)
 
 /* --- Taking -------------------------------------------------------------- */
 
-typedef struct _PyParcel_packer {
-    struct _PyParcel_packer *next;  // in the home's list
-    PyThreadState *tstate;
+typedef struct {
     _PyParcel *parcel;
     size_t allocated;               // bytes of content
     Py_ssize_t resources_allocated;
 } packer;
+
+/* A call of dumps() that is under way, in the home's list.  Not on the C stack:
+   when the interpreter closes, a thread that is in dumps() can be ended, and its
+   entry stays. */
+typedef struct _PyParcel_coding {
+    struct _PyParcel_coding *next;
+    uint64_t thread;                // id of the thread state, never used again
+    packer *packer;
+} coding;
 
 // Room that suits most messages: the allocator rounds up to about that anyway.
 #define FIRST_CONTENT 32
@@ -702,28 +709,41 @@ find_codec(_PyParcel_Home *home)
     return 0;
 }
 
+/* dumps(obj); the queues that it mentions are noted in the packer. */
+static PyObject *
+call_dumps(packer *p, _PyParcel_Home *home, PyObject *obj)
+{
+    coding *c = PyMem_RawMalloc(sizeof(*c));
+    if (c == NULL) {
+        return PyErr_NoMemory();
+    }
+    c->thread = _PyThreadState_GET()->id;
+    c->packer = p;
+    c->next = home->codings;
+    home->codings = c;
+    PyObject *dumps = Py_NewRef(home->dumps);
+    PyObject *coded = PyObject_CallOneArg(dumps, obj);
+    Py_DECREF(dumps);
+    // Other threads of this interpreter may have come and gone meanwhile.
+    coding **link = &home->codings;
+    while (*link != c) {
+        link = &(*link)->next;
+    }
+    *link = c->next;
+    PyMem_RawFree(c);
+    return coded;
+}
+
 static int
 take_coded(packer *p, _PyParcel_Home *home, PyObject *obj)
 {
     if (find_codec(home) < 0) {
         return -1;
     }
-    p->tstate = _PyThreadState_GET();
-    p->next = home->packers;
-    home->packers = p;
-    PyObject *dumps = Py_NewRef(home->dumps);
-    PyObject *coded = PyObject_CallOneArg(dumps, obj);
-    Py_DECREF(dumps);
-    // Other threads of this interpreter may have come and gone meanwhile.
-    packer **link = &home->packers;
-    while (*link != p) {
-        link = &(*link)->next;
-    }
-    *link = p->next;
+    PyObject *coded = call_dumps(p, home, obj);
     if (coded == NULL) {
         return -1;
     }
-
     int res = -1;
     Py_buffer view;
     if (PyObject_GetBuffer(coded, &view, PyBUF_SIMPLE) == 0) {
@@ -732,6 +752,25 @@ take_coded(packer *p, _PyParcel_Home *home, PyObject *obj)
     }
     Py_DECREF(coded);
     return res;
+}
+
+int
+_PyParcel_Mention(_PyParcel_Home *home, _PyParcel_Queue *queue)
+{
+    uint64_t thread = _PyThreadState_GET()->id;
+    coding *c = home->codings;
+    while (c != NULL && c->thread != thread) {
+        c = c->next;
+    }
+    if (c == NULL) {
+        return 0;
+    }
+    _PyParcel_QueueShare(queue);
+    if (add_resource(c->packer, RESOURCE_QUEUE, queue) < 0) {
+        _PyParcel_QueueDrop(queue);
+        return -1;
+    }
+    return 0;
 }
 
 /* 1: taken; 0: there is something in it that is not native; -1: exception.
@@ -781,23 +820,6 @@ take_walk(packer *p, _PyParcel_Home *home, PyObject *obj, int code)
     }
     stack_free(&s);
     return res;
-}
-
-int
-_PyParcel_Mention(_PyParcel_Home *home, _PyParcel_Queue *queue)
-{
-    PyThreadState *tstate = _PyThreadState_GET();
-    for (packer *p = home->packers; p != NULL; p = p->next) {
-        if (p->tstate == tstate) {
-            _PyParcel_QueueShare(queue);
-            if (add_resource(p, RESOURCE_QUEUE, queue) < 0) {
-                _PyParcel_QueueDrop(queue);
-                return -1;
-            }
-            break;
-        }
-    }
-    return 0;
 }
 
 /* Is this about the object, or about something else (no memory, Ctrl-C)? */

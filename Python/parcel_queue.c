@@ -25,13 +25,19 @@
 //   its heap wait.  It can't know: a request to give way comes only when the
 //   switch interval (5 ms) is over.  So it gives way first.
 //
-// How long they spin
+// Whether they spin
 //
-//   The one who wakes a sleeper notes when the item was there; a spinner sees it.
-//   So each wait shows how long a spin would have been needed, also when there
-//   was none, and without the time that waking takes.  Each side of a queue
-//   keeps a moving average of that.  Twice the average is spun; if the average is
-//   above SPIN_MAX, spinning would cost more than sleeping, and there is none.
+//   Spinning saves the time that sleeping and waking take (2 to 30 us) when what
+//   one waits for comes soon.  It costs that time, and more, when nothing comes,
+//   or when the thread that is to bring it waits for this very processor.  From
+//   inside, the latter looks as if the other side were slow, so how long a wait
+//   was says little by itself.  Each side of a queue therefore keeps two
+//   averages, of how long a wait lasts with a spin and without, and does what has
+//   been faster; now and then it tries the other for a few waits in a row, the
+//   rarer the more often that was in vain.  On a machine with nothing else to do
+//   a round trip is ten times faster by spinning, on one with many times more
+//   threads than processors ten times slower.
+//
 //   There are never more spinners in the process than processors.
 //
 // States of a waiter (field `state`, guarded by the queue's mutex)
@@ -107,7 +113,6 @@ typedef struct waiter {
     _PyParcel_Home *home;
     struct side *side;
     _PyParcel_Queue *queue;
-    PyTime_t available_at;          // when there was something for it
     _PySemaphore sema;
 } waiter;
 
@@ -117,8 +122,11 @@ typedef struct side {
     waiter *last;
     Py_ssize_t woken;
     Py_ssize_t starved;             // atomic: read without the mutex
-    int64_t needed;                 // atomic, written by any waiter: average
-                                    // ns until there was something
+    // Whether to spin.  Atomic, written by any waiter; a lost update is no harm.
+    int spin_cost;                  // average ns of a wait
+    int park_cost;
+    int until_trial;                // waits; < 0: so many are left of a trial
+    int trial_interval;
 } side;
 
 struct _PyParcel_Queue {
@@ -156,8 +164,13 @@ static struct {
     _PyOnceFlag once;
 } registry;
 
-#define SPIN_MIN 2000               // ns: about what the other side needs
-#define SPIN_MAX 40000              // ns: about what sleeping and waking cost
+#define SPIN_NS 30000               // about what sleeping and waking cost
+#define COST_MAX 200000             // ns: longer waits tell nothing more
+#define COST_TYPICAL 15000          // ns: of a wait that sleeps, until known
+#define COST_GOOD 4000              // ns: sleeping can't be faster than that
+#define TRIAL_WAITS 8               // enough for an average
+#define TRIAL_INTERVAL_MIN 64       // waits between two trials
+#define TRIAL_INTERVAL_MAX 4096
 
 
 /* --- Mutexes ------------------------------------------------------------- */
@@ -296,14 +309,8 @@ pick(_PyParcel_Queue *q)
 static void
 post_all(waiter *chain)
 {
-    if (chain == NULL) {
-        return;
-    }
-    PyTime_t now;
-    (void)PyTime_MonotonicRaw(&now);
     while (chain != NULL) {
         waiter *next = chain->next;
-        chain->available_at = now;
         // After this it may be gone.
         _PySemaphore_Wakeup(&chain->sema);
         chain = next;
@@ -348,51 +355,88 @@ forfeit(void *arg)
 }
 
 
-/* --- Learning how long to spin ------------------------------------------- */
-
-static PyTime_t
-spin_budget(side *s)
-{
-    int64_t needed = _Py_atomic_load_int64_relaxed(&s->needed);
-    if (needed > SPIN_MAX) {
-        return 0;
-    }
-    return Py_MAX(SPIN_MIN, Py_MIN(2 * needed, SPIN_MAX));
-}
+/* --- Whether to spin ----------------------------------------------------- */
 
 static void
-spin_learn(side *s, PyTime_t needed)
+side_init(side *s)
 {
-    // Bounded, so that one long wait is soon forgotten.
-    needed = Py_MAX(0, Py_MIN(needed, 4 * SPIN_MAX));
-    int64_t average = _Py_atomic_load_int64_relaxed(&s->needed);
-    average += (needed - average) / 4;
-    _Py_atomic_store_int64_relaxed(&s->needed, average);
+    s->spin_cost = 0;
+    s->park_cost = COST_TYPICAL;
+    s->until_trial = s->trial_interval = TRIAL_INTERVAL_MIN;
+}
+
+static int
+spin_is_faster(side *s)
+{
+    // By a quarter, so that a tie is for sleeping.
+    int park_cost = _Py_atomic_load_int_relaxed(&s->park_cost);
+    return _Py_atomic_load_int_relaxed(&s->spin_cost)
+           < park_cost - park_cost / 4;
+}
+
+/* Called once for each wait. */
+static int
+spin_wanted(side *s)
+{
+    if (registry.processors < 2) {
+        return 0;
+    }
+    int faster = spin_is_faster(s);
+    if (faster && _Py_atomic_load_int_relaxed(&s->spin_cost) < COST_GOOD) {
+        return 1;
+    }
+    int until = _Py_atomic_load_int_relaxed(&s->until_trial);
+    if (until == 0) {
+        until = -TRIAL_WAITS;
+    }
+    _Py_atomic_store_int_relaxed(&s->until_trial,
+                                 until > 0 ? until - 1 : until + 1);
+    if (until > 0) {
+        return faster;
+    }
+    if (until == -1) {              // the last of a trial
+        int interval = _Py_atomic_load_int_relaxed(&s->trial_interval);
+        interval = Py_MIN(2 * interval, TRIAL_INTERVAL_MAX);
+        _Py_atomic_store_int_relaxed(&s->trial_interval, interval);
+        _Py_atomic_store_int_relaxed(&s->until_trial, interval);
+    }
+    return !faster;
+}
+
+/* A wait of that kind has ended with something to be had. */
+static void
+spin_learn(side *s, int with_spin, PyTime_t took)
+{
+    int before = spin_is_faster(s);
+    int *cost = with_spin ? &s->spin_cost : &s->park_cost;
+    int ns = (int)Py_MAX(0, Py_MIN(took, COST_MAX));
+    int average = _Py_atomic_load_int_relaxed(cost);
+    _Py_atomic_store_int_relaxed(cost, average + (ns - average) / 4);
+    if (spin_is_faster(s) != before) {
+        // Things have changed: look again soon.
+        _Py_atomic_store_int_relaxed(&s->trial_interval, TRIAL_INTERVAL_MIN);
+        _Py_atomic_store_int_relaxed(&s->until_trial, TRIAL_INTERVAL_MIN);
+    }
 }
 
 /* Detached.  True if there is something now. */
 static int
-spin(_PyParcel_Queue *q, side *s, waiter *w, PyTime_t start, PyTime_t deadline)
+spin(waiter *w, PyTime_t start, PyTime_t deadline)
 {
-    PyTime_t budget = spin_budget(s);
-    if (budget == 0 || registry.processors < 2) {
-        return 0;
-    }
-    PyTime_t end = start + budget;
+    PyTime_t end = start + SPIN_NS;
     if (deadline >= 0 && deadline < end) {
         end = deadline;
     }
     int available = 0;
     if (_Py_atomic_add_int(&registry.spinners, 1) < registry.processors) {
         PyTime_t now = start;
-        while (!(available = side_available(q, s, w)) && now < end) {
+        while (!(available = side_available(w->queue, w->side, w))
+               && now < end)
+        {
             for (int i = 0; i < 16; i++) {
                 relax();
             }
             (void)PyTime_MonotonicRaw(&now);
-        }
-        if (available) {
-            spin_learn(s, now - start);
         }
     }
     _Py_atomic_add_int(&registry.spinners, -1);
@@ -435,7 +479,7 @@ show_main_waiter(waiter *w)
 
 /* Detached.  Sleeps until there is something or there is no more point. */
 static turn
-park(waiter *w, PyTime_t start, PyTime_t deadline)
+park(waiter *w, PyTime_t deadline)
 {
     _PyParcel_Queue *q = w->queue;
     side *s = w->side;
@@ -474,9 +518,6 @@ park(waiter *w, PyTime_t start, PyTime_t deadline)
     if (state == WAITER_ENDED) {
         return TURN_CLOSING;
     }
-    if (state == WAITER_WOKEN) {
-        spin_learn(s, w->available_at - start);
-    }
     if (signalled || res == Py_PARK_INTR) {
         return TURN_SIGNAL;
     }
@@ -504,13 +545,18 @@ wait_turn(waiter *w, PyTime_t deadline)
 {
     turn res;
     PyThreadState *tstate = PyEval_SaveThread();
-    PyTime_t start;
+    PyTime_t start, end;
     (void)PyTime_MonotonicRaw(&start);
-    if (w->losses == 0 && spin(w->queue, w->side, w, start, deadline)) {
+    int with_spin = (w->losses == 0 && spin_wanted(w->side));
+    if (with_spin && spin(w, start, deadline)) {
         res = TURN_RETRY;
     }
     else {
-        res = park(w, start, deadline);
+        res = park(w, deadline);
+    }
+    if (res == TURN_RETRY && w->losses == 0) {
+        (void)PyTime_MonotonicRaw(&end);
+        spin_learn(w->side, with_spin, end - start);
     }
     attach(tstate, w);
     return res;
@@ -672,7 +718,8 @@ _PyParcel_QueueNew(Py_ssize_t maxsize, _PyParcel_Unbound unbound)
     q->maxsize = maxsize > 0 ? maxsize : PY_SSIZE_T_MAX;
     q->unbound = unbound;
     q->refs = 1;
-    q->gets.needed = q->puts.needed = SPIN_MAX / 4;
+    side_init(&q->gets);
+    side_init(&q->puts);
     lock(&registry.mutex);
     q->id = ++registry.last_id;
     q->prev = registry.last;

@@ -34,7 +34,11 @@ extern void _PyInterp_SetWhole(PyInterpreterState *);
    and the main interpreter. */
 PyAPI_FUNC(int) _PyInterp_CheckOpen(PyInterpreterState *);
 
-/* Make it the calling thread's business to end the interpreter.  Returns -1
+/* Make it the calling thread's business to end the interpreter, whoever may be in
+   it.  NULL: somebody else's business, or done. */
+extern PyInterpreterState *_PyInterp_TakeOver(int64_t id);
+
+/* The same unless a thread is there to run code.  Returns -1
    with InterpreterError set if a thread is there to run code, or with
    InterpreterNotFoundError if it's somebody else's business or done. */
 PyAPI_FUNC(int) _PyInterp_BeginEnd(int64_t id);

@@ -78,7 +78,7 @@ struct _PyParcel_Home {
     PyObject *dumps;                // callable(obj) -> bytes-like
     PyObject *loads;                // callable(bytes) -> obj
     PyTypeObject *interpreter_type; // called with an id; or NULL
-    struct _PyParcel_packer *packers;   // pack calls that are under way
+    struct _PyParcel_coding *codings;   // calls of dumps() under way
     struct _PyParcel_QueueObject *queues;   // all instances, not counted
 
     /* Givers of the handles that the module implements.  new_queue counts the

@@ -26,8 +26,8 @@ Spaces
 
 Classes of ``__main__``, and globals that can't be pickled
     By name: the receiver's own ``__main__`` is asked first, then the sender's
-    main script, which is loaded once per receiver as ``__mp_main__``, like
-    multiprocessing's "spawn" does.  ``if __name__ == '__main__'`` keeps out.
+    main script, which is loaded once per receiver as ``__interp_main__``,
+    like multiprocessing's "spawn" does.  ``if __name__ == '__main__'`` keeps out.
 
 A message that needs none of this is a plain pickle.
 """
@@ -48,7 +48,9 @@ from _parcels import NotShareableError, register_codec
 from interpreters import Interpreter
 
 MAIN = '__main__'
-SCRIPT = '__mp_main__'          # the name that multiprocessing uses, too
+SCRIPT = '__interp_main__'      # the sender's main script, loaded here
+MP_MAIN = '__mp_main__'         # what multiprocessing calls that in a child
+_MAINS = {MAIN, SCRIPT, MP_MAIN}
 
 _PROTOCOL = 5
 _HOME = _interpreters.get_current()[0]
@@ -72,7 +74,8 @@ def dumps(obj: object, /) -> bytes:
 
 def name_of(func: object, /) -> str | None:
     """Return 'module:qualified.name' if a receiver can import func by it, or None."""
-    if type(func) is FunctionType and _is_importable(func):
+    if (type(func) is FunctionType and func.__module__ != SCRIPT
+            and _is_importable(func)):
         return f'{func.__module__}:{func.__qualname__}'
     return None
 
@@ -202,7 +205,7 @@ class _Pickler(_pickle.Pickler):
             return _Space(origin=origin)
         name = namespace.get('__name__')
         module = sys.modules.get(name)
-        if (name not in (MAIN, SCRIPT) and getattr(module, '__spec__', None)
+        if (name not in _MAINS and getattr(module, '__spec__', None)
                 and vars(module) is namespace):
             return _Space(module=name)
         message.streamed = True
@@ -250,7 +253,7 @@ def _encode(obj, message):
 
 def _is_importable(func):
     name = func.__module__
-    if name is None or name == MAIN:
+    if name is None or name == MAIN or name == MP_MAIN:
         return False
     module = sys.modules.get(name)
     if getattr(module, '__spec__', None) is None and name != SCRIPT:
@@ -447,7 +450,7 @@ def loads(data, /) -> object:
 class _Unpickler(_pickle.Unpickler):
 
     def find_class(self, module, name):
-        if module == MAIN or module == SCRIPT:
+        if module in _MAINS:
             return _main_attribute(name)
         return super().find_class(module, name)
 
@@ -499,7 +502,8 @@ def _forget_closed_origins():
 
 
 def _origin_of(namespace):
-    if namespace is vars(sys.modules[MAIN]):
+    if (namespace is vars(sys.modules[MAIN])
+            or namespace.get('__name__') == MP_MAIN):
         return _HOME
     for origin, space in list(_spaces.items()):
         if space is namespace:

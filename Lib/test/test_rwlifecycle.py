@@ -58,14 +58,22 @@ def python_loop(interp):
     return thread
 
 def c_code(interp):
-    '''Go into C code that never ends; return when it has begun.'''
-    begun = Signal()
-    thread = run_in_thread(interp, '''if True:
-        numbers = range(10**18)
-        os.write(w, b'.')
-        sum(numbers)
-        ''', w=begun.w)
-    begun.wait()
+    '''Go into C code that never ends; return when it has begun.
+
+    It tells by writing to shared memory, for which it need not detach.
+    '''
+    import mmap, tempfile, time
+    with tempfile.TemporaryFile() as file:
+        file.truncate(1)
+        flag = mmap.mmap(file.fileno(), 1)
+        thread = run_in_thread(interp, '''if True:
+            import itertools, mmap, operator
+            flag = mmap.mmap(fd, 1)
+            begin = filter(None, map(operator.setitem, [flag], [0], [1]))
+            sum(itertools.chain(begin, range(10**18)))
+            ''', fd=file.fileno())
+        while not flag[0]:
+            time.sleep(0.001)
     return thread
 
 def blocked_thread(interp, how='os.read(r, 1)', **ns):

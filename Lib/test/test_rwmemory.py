@@ -202,6 +202,36 @@ class RemoteFreeTests(Base):
             blocks.clear()
 
 
+class ObjectTests(Base):
+
+    def give(self, interp):
+        return interp.eval(
+            '[_testmemheap.give(bytes([i]) * 100) for i in range(200)]'
+            '+ [_testmemheap.give(i + 0.5) for i in range(200)]')
+
+    def check_taken(self, addresses):
+        objects = [_testmemheap.take(p) for p in addresses]
+        self.assertEqual(objects[:200], [bytes([i]) * 100 for i in range(200)])
+        self.assertEqual(objects[200:], [i + 0.5 for i in range(200)])
+
+    def test_objects_change_hands(self):
+        a = self.interp()
+        self.check_taken(self.give(a))
+        with self.same_count():
+            self.check_taken(self.give(a))
+
+    def test_objects_outlive_their_interpreter(self):
+        a = Interp()
+        addresses = self.give(a)
+        a.close()
+        # The floats go to main's free list: they serve main now.
+        self.check_taken(addresses)
+        with Interp() as b:
+            self.check_taken(self.give(b))
+        floats = [i + 0.25 for i in range(1000)]
+        self.assertEqual(sum(floats), 999 * 500 + 250)
+
+
 @requires_heaps
 class ReallocTests(Base):
 
@@ -314,6 +344,21 @@ class CloseTests(Base):
         kib, blocks = map(int, out.split())
         self.assertLess(kib / 100, 20)
         self.assertLess(blocks / 100, 20)
+
+    @unittest.skipIf(support.Py_DEBUG, 'debug builds free interned strings')
+    def test_interned_strings_are_inherited(self):
+        # C code may keep an immortal interned string in a static variable.
+        code = '''if True:
+            rwmemory_name = 1
+            where, = [id(k) for k in globals() if k.startswith('rwmemory')]
+            '''
+        with Interp() as a:
+            a.run(code)
+            where, heap = a.eval('where'), a.heap
+        with Interp() as b:
+            self.assertEqual(b.heap, heap)
+            b.run(code)
+            self.assertEqual(b.eval('where'), where)
 
     def test_several_at_a_time(self):
         # Orphans are used up before memory is taken for a new heap.

@@ -411,6 +411,38 @@ class MainTests(TestCase):
                 print(interp.call(Point(1).twice), interp.call(Point, 3))
             '''), 'Point(x=8) True True Inner(5) True\nPoint(x=2) Point(x=3)')
 
+    def test_passed_on_from_the_loaded_script(self):
+        self.assertEqual(self.run_script('''
+            import interpreters
+            class C:
+                def pass_on(self, other):
+                    return other.call(inner, self)
+            def inner(c):
+                return __name__, type(c).__module__
+            if __name__ == '__main__':
+                one, two = interpreters.create(), interpreters.create()
+                print(*one.call(C().pass_on, two))
+            '''), '__interp_main__ __interp_main__')
+
+    def test_in_a_spawned_process(self):
+        self.assertEqual(self.run_script('''
+            import interpreters
+            import multiprocessing
+            class C:
+                pass
+            def func(c):
+                return [c]
+            def task():
+                interp = interpreters.create()
+                print(type(interp.call(func, C())[0]) is C)
+                print(interp.call(lambda: 5))
+            if __name__ == '__main__':
+                context = multiprocessing.get_context('spawn')
+                process = context.Process(target=task)
+                process.start()
+                process.join()
+            '''), 'True\n5')
+
     def test_script_is_loaded_once(self):
         self.assertEqual(self.run_script('''
             import interpreters
@@ -422,7 +454,7 @@ class MainTests(TestCase):
                 queue = interpreters.create_queue()
                 for interp in one, two, one, two:
                     interp.call(id, C())
-            '''), '__main__\n__mp_main__\n__mp_main__')
+            '''), '__main__\n__interp_main__\n__interp_main__')
 
     def test_global_that_cannot_be_pickled(self):
         # Each interpreter gets its own, from the script.

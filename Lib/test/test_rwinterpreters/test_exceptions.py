@@ -1,9 +1,12 @@
 """How an exception gets from an interpreter to its caller."""
 
 import pickle
+import signal
+import sys
 import traceback
 import unittest
-from test.support import import_helper
+from test import support
+from test.support import import_helper, script_helper
 
 _interpreters = import_helper.import_module('_interpreters')
 
@@ -96,6 +99,29 @@ class ExecutionFailedTests(TestCase):
         with self.assertRaisesRegex(KeyboardInterrupt, 'from afar') as caught:
             interp.call(helpers.interrupt)
         self.assertIs(type(caught.exception.__cause__), ExecutionFailed)
+
+    @unittest.skipIf(sys.platform == 'win32', 'needs SIGINT')
+    def test_ctrl_c(self):
+        # It reaches the code that the main thread runs elsewhere, and comes
+        # back to the caller as what it is.
+        process = script_helper.spawn_python('-c', '''if True:
+            import interpreters, signal
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            def spin():
+                print('spins', flush=True)
+                while True:
+                    pass
+            try:
+                interpreters.create().call(spin)
+            except KeyboardInterrupt as exc:
+                print('interrupted', type(exc.__cause__).__name__, flush=True)
+            ''')
+        with process:
+            self.assertEqual(process.stdout.readline().strip(), b'spins')
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=support.SHORT_TIMEOUT)
+        self.assertEqual((out.strip(), process.returncode),
+                         (b'interrupted ExecutionFailed', 0))
 
     def test_through_two_interpreters(self):
         outer = self.create()

@@ -64,6 +64,10 @@ class ExecutorTests(TestCase):
             executor.submit(helpers.set_state, 5).result(TIMEOUT)
             self.assertEqual(executor.submit(helpers.get_state).result(TIMEOUT), 5)
 
+    def test_in_another_interpreter(self):
+        interp = self.create()
+        self.assertEqual(interp.call(use_a_pool), [0, 1, 4])
+
     def test_thread_names(self):
         with InterpreterPoolExecutor(1, thread_name_prefix='spam') as executor:
             executor.submit(len, '').result(TIMEOUT)
@@ -86,6 +90,12 @@ class ExecutorTests(TestCase):
                 executor.submit(1).result(TIMEOUT)
             with self.assertRaises(ValueError):
                 executor.map(len, 'a', chunksize=0)
+
+
+def use_a_pool():
+    from concurrent.futures import InterpreterPoolExecutor
+    with InterpreterPoolExecutor(2) as executor:
+        return list(executor.map(pow, range(3), [2] * 3))
 
 
 def meet(mine, other):
