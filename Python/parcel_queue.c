@@ -54,8 +54,8 @@
 // Races
 //
 //   - Timeout against wake-up: the waiter looks at its state under the mutex.
-//   - A woken thread's interpreter closes, and attaching ends the thread: a
-//     cleanup handler passes the wake-up on.
+//   - A woken thread's interpreter closes, and attaching, or waiting for a write
+//     section, ends the thread: a cleanup handler passes the wake-up on.
 //   - EndWaits against a new wait: `closing` is set before the queues are walked
 //     and read under the mutex of the queue before a waiter is enqueued.
 //   - Drop against look-up: the last reference goes under the registry's mutex.
@@ -67,18 +67,19 @@
 //
 // Locks, in this order: write section, registry.mutex, queue->mutex.  Both
 // mutexes are held for a bounded number of instructions: no allocation, no
-// system call, no detaching, no object is touched.  That is why the queue's may
-// be taken in a write section.
+// detaching, no object is touched, and no system call but the one that wakes a
+// thread which waits for the mutex.  That is why the queue's may be taken in a
+// write section.
 //
 // Fork: both are taken before and left as new in the child, where no thread waits.
 
 #include "Python.h"
 #include "pycore_interp.h"        // PyInterpreterState
 #include "pycore_parcel.h"
+#include "pycore_parking_lot.h"   // Py_PARK_OK
 #include "pycore_pystate.h"       // _PyThreadState_GET()
 #include "pycore_rwgil.h"         // _PyRWGIL_WriteOwn()
 #include "pycore_semaphore.h"     // _PySemaphore
-#include "pycore_parking_lot.h"   // Py_PARK_OK
 #include "pycore_time.h"          // _PyDeadline_Init()
 
 #ifdef HAVE_PTHREAD_H
@@ -524,19 +525,40 @@ park(waiter *w, PyTime_t deadline)
     return state == WAITER_WOKEN ? TURN_RETRY : TURN_TIMEOUT;
 }
 
-/* If the interpreter is being finalised the thread ends in here: then its
-   wake-up goes to someone else.  A function of its own, as pushing a cleanup
-   handler can be a setjmp(). */
+/* If the interpreter is being finalised the thread can end in one of these two:
+   then its wake-up goes to someone else.  They are functions of their own, as
+   pushing a cleanup handler can be a setjmp(). */
+#ifdef HAVE_PTHREAD_H
+#  define BEGIN_FORFEIT(w) pthread_cleanup_push(forfeit, (w))
+#  define END_FORFEIT pthread_cleanup_pop(0)
+#else
+#  define BEGIN_FORFEIT(w) {
+#  define END_FORFEIT }
+#endif
+
 static Py_NO_INLINE void
 attach(PyThreadState *tstate, waiter *w)
 {
-#ifdef HAVE_PTHREAD_H
-    pthread_cleanup_push(forfeit, w);
+    BEGIN_FORFEIT(w);
     PyEval_RestoreThread(tstate);
-    pthread_cleanup_pop(0);
-#else
-    PyEval_RestoreThread(tstate);
-#endif
+    END_FORFEIT;
+}
+
+static Py_NO_INLINE int
+enter_section_slow(_PyRWGIL_Section *section, waiter *w)
+{
+    int res;
+    BEGIN_FORFEIT(w);
+    res = _PyRWGIL_WriteOwn(section);
+    END_FORFEIT;
+    return res;
+}
+
+static inline int
+enter_section(_PyRWGIL_Section *section, waiter *w)
+{
+    return w != NULL ? enter_section_slow(section, w)
+                     : _PyRWGIL_WriteOwn(section);
 }
 
 /* Attached before and after, detached between. */
@@ -571,7 +593,7 @@ try_put(_PyParcel_Queue *q, _PyParcel *parcel, waiter *w)
         return _PyParcel_FULL;
     }
     _PyRWGIL_Section section;
-    if (_PyRWGIL_WriteOwn(&section) < 0) {
+    if (enter_section(&section, w) < 0) {
         return _PyParcel_ERROR;
     }
     lock(&q->mutex);
@@ -604,7 +626,7 @@ try_get(_PyParcel_Queue *q, _PyParcel **parcel, waiter *w)
         return _PyParcel_EMPTY;
     }
     _PyRWGIL_Section section;
-    if (_PyRWGIL_WriteOwn(&section) < 0) {
+    if (enter_section(&section, w) < 0) {
         return _PyParcel_ERROR;
     }
     lock(&q->mutex);

@@ -516,7 +516,7 @@ def _update_space(origin, values, missing):
     for name, data in values.items():
         if data is None:
             if name not in space:
-                space[name] = getattr(_load_script(), name)
+                space[name] = _script_global(name)
             continue
         digest = hash(data)
         last = _values.setdefault((origin, name), digest)
@@ -599,6 +599,15 @@ def _main_attribute(name):
     except AttributeError as exc:
         raise NotShareableError(
             f'the main script of the sender has no {name!r}') from exc
+
+
+def _script_global(name):
+    try:
+        return getattr(_load_script(), name)
+    except AttributeError as exc:
+        raise NotShareableError(
+            f'the global {name!r} of the sender can be neither pickled nor '
+            f'found in its main script, as that is when loaded here') from exc
 
 
 def _load_script():

@@ -425,6 +425,17 @@ class InterruptTest(ProcessTest):
             "lock.acquire()",
             expected=['back', 'KeyboardInterrupt'])
 
+    def test_exit_status(self):
+        # The caller has seen to it: the process does not die of it at its end.
+        self.check("""
+            interp = _interpreters.create('isolated')
+            for _ in range(2):
+                failure = _interpreters.exec(interp, 'raise KeyboardInterrupt')
+                assert failure.type.__name__ == 'KeyboardInterrupt'
+            _interpreters.destroy(interp)
+            print('ok')
+            """)
+
     def test_nested(self):
         self.check_interrupt(
             "import _interpreters",

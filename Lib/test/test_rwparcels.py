@@ -115,12 +115,13 @@ class TestBase(unittest.TestCase):
         """Run it in a process of its own, which is to end well."""
         setup = SETUP + 'use_stub()\n'
         script = setup + textwrap.dedent(f"""
-            import threading, _interpreters
+            import textwrap, threading, _interpreters
             def create(config='isolated'):
                 id = _interpreters.create(config)
                 _interpreters.run_string(id, {setup!r})
                 return id
             def run(id, source, arg=None):
+                source = textwrap.dedent(source)
                 return _parcels.run(id, ('call', (source, arg)))
             """) + textwrap.dedent(source)
         with os_helper.temp_dir() as folder:
@@ -1049,9 +1050,14 @@ class SignalTests(TestBase):
 
 class ClosingTests(TestBase):
 
-    def check_thread_ends(self, config, daemon, wait):
-        id = self.create(config)
-        report = _parcels.create_queue()
+    def test_waiting_thread(self):
+        for wait in 'empty.get()', 'full.put(2)', 'empty.get(timeout=1e6)':
+            with self.subTest(wait):
+                self.check_waiting_thread(wait)
+
+    def check_waiting_thread(self, wait):
+        id = self.create()
+        report = _parcels.create_queue(unbounditems=_parcels.UNBOUND_REMOVE)
         started = _parcels.create_queue()
         full = _parcels.create_queue(1)
         full.put(1)
@@ -1063,25 +1069,74 @@ class ClosingTests(TestBase):
                 try:
                     {wait}
                 except BaseException as exc:
-                    report.put(type(exc).__name__,
-                               unbounditems=_parcels.UNBOUND_REMOVE)
-                    raise SystemExit
-            threading.Thread(target=wait, daemon={daemon}).start()
+                    report.put(type(exc).__name__)
+            threading.Thread(target=wait).start()
             """, (report, started, _parcels.create_queue(), full))
         started.get(timeout=support.LONG_TIMEOUT)
         # Wherever it is now, this comes to an end.
         _parcels.close(id)
-        return full
+        self.assertTrue(report.empty())
+        # It is in nobody's way.
+        self.assertEqual(full.get_nowait(), 1)
+        full.put(2, timeout=support.SHORT_TIMEOUT)
+        self.assertEqual(full.get(timeout=support.SHORT_TIMEOUT), 2)
 
-    def test_waiting_thread(self):
-        for wait in 'empty.get()', 'full.put(2)', 'empty.get(timeout=1e6)':
-            for config, daemon in ('isolated', False), ('legacy', True):
-                with self.subTest(wait, daemon=daemon):
-                    full = self.check_thread_ends(config, daemon, wait)
-                    self.assertEqual(full.get_nowait(), 1)
-                    # Nobody is left in the way.
-                    full.put(2, timeout=support.SHORT_TIMEOUT)
-                    self.assertEqual(full.get(timeout=support.SHORT_TIMEOUT), 2)
+    def test_exception_of_waiting_thread(self):
+        id = self.create()
+        outcome = _parcels.create_queue()
+        started = _parcels.create_queue()
+        received = []
+        def receive():
+            received.append(outcome.get(timeout=support.LONG_TIMEOUT))
+        run(id, """
+            import threading
+            outcome, started, stay, empty = arg
+            def wait():
+                started.put(1)
+                try:
+                    empty.get()
+                except Exception as exc:
+                    outcome.put(type(exc).__name__)
+                while stay.qsize():     # until that has been received
+                    pass
+            threading.Thread(target=wait).start()
+            """, (outcome, started, stay := _parcels.create_queue(),
+                  _parcels.create_queue()))
+        stay.put(1)
+        started.get(timeout=support.LONG_TIMEOUT)
+        with self.thread(_parcels.close, id):
+            with self.thread(receive):
+                pass
+            stay.get()
+        self.assertEqual(received, ['InterpreterError'])
+
+    def test_waiting_daemon_thread(self):
+        # It is given up with all that its frames refer to, which a hunt for
+        # leaks would count.
+        self.check_script("""
+            full = _parcels.create_queue(1)
+            full.put(1)
+            for wait in 'empty.get()', 'full.put(2)':
+                id = create('legacy')
+                started = _parcels.create_queue()
+                run(id, f'''
+            import threading
+            started, empty, full = arg
+            def wait():
+                started.put(1)
+                try:
+                    {wait}
+                except BaseException:
+                    pass
+            threading.Thread(target=wait, daemon=True).start()
+            ''', (started, _parcels.create_queue(), full))
+                started.get()
+                _interpreters.destroy(id)
+            assert full.get_nowait() == 1
+            full.put(2, timeout=10)
+            assert full.get(timeout=10) == 2
+            print('done', flush=True)
+            """)
 
     def test_receiver_gone(self):
         # Its wake-up goes to somebody else.

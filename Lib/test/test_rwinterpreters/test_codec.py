@@ -469,6 +469,18 @@ class MainTests(TestCase):
                     print(interpreters.create().call(func))
             '''), 'locked')
 
+    def test_global_that_cannot_go_at_all(self):
+        error = self.run_script('''
+            import interpreters, threading
+            def func():
+                return lock
+            if __name__ == '__main__':
+                lock = threading.Lock()
+                interpreters.create().call(func)
+            ''', fails=True)
+        self.assertIn("NotShareableError", error)
+        self.assertIn("the global 'lock'", error)
+
     def test_class_defined_by_the_receiver(self):
         self.assertEqual(self.run_script('''
             import interpreters
