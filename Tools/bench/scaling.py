@@ -51,7 +51,8 @@ GOAL_PROCESSES = 0.97
 TIMEOUT = 300
 
 # What a worker runs: in an interpreter, in a process, or in a thread.
-# serve(read_fd, write_fd): "kind units\n" -> "ready\n"; "go\n" -> "start end cpu sum\n".
+# serve(read_fd, write_fd): "kind units\n" -> "ready\n",
+# then "go\n" -> "start end cpu sum\n".
 WORKER = r'''
 import json, os, re, time
 
