@@ -133,7 +133,8 @@ typedef struct side {
 struct _PyParcel_Queue {
     // Read-only.
     int64_t id;
-    Py_ssize_t maxsize;             // PY_SSIZE_T_MAX: unbounded
+    Py_ssize_t maxsize;             // as it was asked for
+    Py_ssize_t capacity;            // PY_SSIZE_T_MAX: unbounded
     _PyParcel_Unbound unbound;
     // Atomic.  The last reference is dropped under the registry's mutex.
     Py_ssize_t refs;
@@ -225,7 +226,7 @@ static inline Py_ssize_t
 side_stock(_PyParcel_Queue *q, side *s)
 {
     Py_ssize_t count = load_count(q);
-    return s == &q->gets ? count : q->maxsize - count;
+    return s == &q->gets ? count : q->capacity - count;
 }
 
 /* Is there something for this one (NULL: for a newcomer)? */
@@ -737,7 +738,8 @@ _PyParcel_QueueNew(Py_ssize_t maxsize, _PyParcel_Unbound unbound)
         PyErr_NoMemory();
         return NULL;
     }
-    q->maxsize = maxsize > 0 ? maxsize : PY_SSIZE_T_MAX;
+    q->maxsize = maxsize;
+    q->capacity = maxsize > 0 ? maxsize : PY_SSIZE_T_MAX;
     q->unbound = unbound;
     q->refs = 1;
     side_init(&q->gets);
@@ -853,7 +855,7 @@ _PyParcel_QueueId(_PyParcel_Queue *q)
 Py_ssize_t
 _PyParcel_QueueMaxSize(_PyParcel_Queue *q)
 {
-    return q->maxsize == PY_SSIZE_T_MAX ? 0 : q->maxsize;
+    return q->maxsize;
 }
 
 _PyParcel_Unbound

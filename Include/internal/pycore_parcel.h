@@ -158,6 +158,7 @@ extern void _PyParcel_QueueDrop(_PyParcel_Queue *);
 extern Py_ssize_t _PyParcel_QueueList(int64_t **ids);
 
 extern int64_t _PyParcel_QueueId(_PyParcel_Queue *);
+/* As it was asked for: may be negative. */
 extern Py_ssize_t _PyParcel_QueueMaxSize(_PyParcel_Queue *);
 extern _PyParcel_Unbound _PyParcel_QueueUnbound(_PyParcel_Queue *);
 extern Py_ssize_t _PyParcel_QueueSize(_PyParcel_Queue *);   // just now

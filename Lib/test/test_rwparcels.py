@@ -560,7 +560,7 @@ class QueueTests(TestBase):
                 setattr(q, name, 1)
 
     def test_create(self):
-        self.assertEqual(_parcels.create_queue(-3).maxsize, 0)
+        self.assertEqual(_parcels.create_queue(-3).maxsize, -3)
         self.assertEqual(_parcels.create_queue(maxsize=3).maxsize, 3)
         q = _parcels.create_queue(unbounditems=_parcels.UNBOUND_REMOVE)
         self.assertIs(q.unbounditems, _parcels.UNBOUND_REMOVE)
@@ -1478,6 +1478,14 @@ class LockTests(TestBase):
             assert stats['interpreters'][0]['sections']['all'] >= 2
             """)
         script_helper.assert_python_ok('-X', 'rwgil=global', '-c', code)
+
+
+class StressTests(unittest.TestCase):
+
+    def test_stress(self):
+        out = script_helper.assert_python_ok(
+            '-m', 'test.rwparcels_stress', '--seconds', '2').out
+        self.assertIn(b'\nok: ', out)
 
 
 class ModuleTests(TestBase):
