@@ -28,6 +28,9 @@ Columns
     one        seconds that one interpreter takes for N units
     interps    work per time of the interpreters against one; W would be perfect
     lo..hi     smallest and largest of the rounds
+    per cpu    work per CPU second of the interpreters against one: 1 if they
+               don't slow each other down. Shows contention for caches and busy
+               waiting, not sleeping; holds on a busy machine too
     processes  the same ratio for processes of --stock against one process
     threads    the same ratio for threads of one interpreter
     vs procs   work per time of the interpreters against the processes; below 1
@@ -225,14 +228,15 @@ def one_round(groups, kind, units, count, turn):
     """Ratios of one round, and what one interpreter took."""
     runs = [(name, n) for name in groups for n in (1, count)]
     runs = runs[turn % len(runs):] + runs[:turn % len(runs)]
-    took, results = {}, set()
+    took, cpu, results = {}, {}, set()
     for name, n in runs:
-        took[name, n], _, result = timed(groups[name][:n], kind, units)
+        took[name, n], cpu[name, n], result = timed(groups[name][:n], kind, units)
         results.add(result)
     if len(results) != 1:
         raise Failed(f"{kind}: the variants disagree: {results}")
     ratios = {name: count * took[name, 1] / took[name, count] for name in groups}
     ratios["vs"] = took["processes", count] / took["interpreters", count]
+    ratios["cpu"] = count * cpu["interpreters", 1] / cpu["interpreters", count]
     ratios["one"] = took["interpreters", 1]
     return ratios
 
@@ -245,7 +249,7 @@ def measure(options):
     print(f"{options.workers} workers, {os.cpu_count()} cores,"
           f" {options.rounds} rounds; this: {sys.executable};"
           f" processes: {options.stock}\n")
-    print(f"{'work':12}{'one':>7}{'interps':>9}{'lo..hi':>12}{'processes':>11}"
+    print(f"{'work':12}{'one':>7}{'interps':>9}{'lo..hi':>12}{'per cpu':>9}{'processes':>11}"
           f"{'threads':>9}{'vs procs':>10}{'lo..hi':>12}")
     table = {}
     for kind in KINDS:
@@ -259,7 +263,7 @@ def measure(options):
         spread = {name: f"{min(values):.2f}..{max(values):.2f}"
                   for name, values in column.items()}
         print(f"{kind:12}{middle['one']:7.3f}{middle['interpreters']:9.3f}"
-              f"{spread['interpreters']:>12}{middle['processes']:11.3f}"
+              f"{spread['interpreters']:>12}{middle['cpu']:9.3f}{middle['processes']:11.3f}"
               f"{middle['threads']:9.3f}{middle['vs']:10.3f}"
               f"{spread['vs']:>12}", flush=True)
     for group in groups.values():
