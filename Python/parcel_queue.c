@@ -33,10 +33,14 @@
 //   inside, the latter looks as if the other side were slow, so how long a wait
 //   was says little by itself.  Each side of a queue therefore keeps two
 //   averages, of how long a wait lasts with a spin and without, and does what has
-//   been faster; now and then it tries the other for a few waits in a row, the
-//   rarer the more often that was in vain.  On a machine with nothing else to do
-//   a round trip is ten times faster by spinning, on one with many times more
-//   threads than processors ten times slower.
+//   been faster.  Now and then it tries the other, the rarer the more often that
+//   was in vain.  Two who wait for each other gain by spinning only if both do: if
+//   both sleep they share a processor, and one that begins to spin drives the
+//   other away.  So a trial is for a time, and for all queues of the process.
+//
+//   On a machine with nothing else to do a round trip is four to ten times faster
+//   by spinning, on one with many times more threads than processors ten times
+//   slower.
 //
 //   There are never more spinners in the process than processors.
 //
@@ -126,8 +130,8 @@ typedef struct side {
     // Whether to spin.  Atomic, written by any waiter; a lost update is no harm.
     int spin_cost;                  // average ns of a wait
     int park_cost;
-    int until_trial;                // waits; < 0: so many are left of a trial
-    int trial_interval;
+    int until_trial;                // waits
+    int trial_interval;             // waits
 } side;
 
 struct _PyParcel_Queue {
@@ -161,6 +165,8 @@ static struct {
     int spinners;
     waiter *main_waiter;            // written by the main thread
     int reporters;                  // that are in _PyParcel_SignalReceived()
+    int trial_spins;                // what is tried
+    int64_t trial_end;              // monotonic ns
     // Set once.
     int processors;
     _PyOnceFlag once;
@@ -170,7 +176,7 @@ static struct {
 #define COST_MAX 200000             // ns: longer waits tell nothing more
 #define COST_TYPICAL 15000          // ns: of a wait that sleeps, until known
 #define COST_GOOD 4000              // ns: sleeping can't be faster than that
-#define TRIAL_WAITS 8               // enough for an average
+#define TRIAL_NS 300000             // enough for an average
 #define TRIAL_INTERVAL_MIN 64       // waits between two trials
 #define TRIAL_INTERVAL_MAX 4096
 
@@ -376,32 +382,31 @@ spin_is_faster(side *s)
            < park_cost - park_cost / 4;
 }
 
-/* Called once for each wait. */
+/* Called once for each wait, when it begins. */
 static int
-spin_wanted(side *s)
+spin_wanted(side *s, PyTime_t now)
 {
     if (registry.processors < 2) {
         return 0;
+    }
+    if (now < _Py_atomic_load_int64_relaxed(&registry.trial_end)) {
+        return _Py_atomic_load_int_relaxed(&registry.trial_spins);
     }
     int faster = spin_is_faster(s);
     if (faster && _Py_atomic_load_int_relaxed(&s->spin_cost) < COST_GOOD) {
         return 1;
     }
     int until = _Py_atomic_load_int_relaxed(&s->until_trial);
-    if (until == 0) {
-        until = -TRIAL_WAITS;
-    }
-    _Py_atomic_store_int_relaxed(&s->until_trial,
-                                 until > 0 ? until - 1 : until + 1);
     if (until > 0) {
+        _Py_atomic_store_int_relaxed(&s->until_trial, until - 1);
         return faster;
     }
-    if (until == -1) {              // the last of a trial
-        int interval = _Py_atomic_load_int_relaxed(&s->trial_interval);
-        interval = Py_MIN(2 * interval, TRIAL_INTERVAL_MAX);
-        _Py_atomic_store_int_relaxed(&s->trial_interval, interval);
-        _Py_atomic_store_int_relaxed(&s->until_trial, interval);
-    }
+    int interval = _Py_atomic_load_int_relaxed(&s->trial_interval);
+    interval = Py_MIN(2 * interval, TRIAL_INTERVAL_MAX);
+    _Py_atomic_store_int_relaxed(&s->trial_interval, interval);
+    _Py_atomic_store_int_relaxed(&s->until_trial, interval);
+    _Py_atomic_store_int_relaxed(&registry.trial_spins, !faster);
+    _Py_atomic_store_int64_relaxed(&registry.trial_end, now + TRIAL_NS);
     return !faster;
 }
 
@@ -570,7 +575,7 @@ wait_turn(waiter *w, PyTime_t deadline)
     PyThreadState *tstate = PyEval_SaveThread();
     PyTime_t start, end;
     (void)PyTime_MonotonicRaw(&start);
-    int with_spin = (w->losses == 0 && spin_wanted(w->side));
+    int with_spin = (w->losses == 0 && spin_wanted(w->side, start));
     if (with_spin && spin(w, start, deadline)) {
         res = TURN_RETRY;
     }
