@@ -830,6 +830,7 @@ _PyRWGIL_SlotNew(PyInterpreterState *interp)
         create_registry();
         init_record(get_record(0));
         registry.top = 1;
+        registry.gone.blame_interp = -1;
     }
     lock(&registry.mutex);
     int32_t index = _Py_IsMainInterpreter(interp) ? 0 : new_index();

@@ -374,6 +374,12 @@ class ModeTests(unittest.TestCase):
                     *args, '-c', self.CODE, __isolated=False, **env)
                 self.assertEqual(out.strip(), expected)
 
+    def test_help(self):
+        for option, name in ('--help-xoptions', b'-X rwgil='), \
+                            ('--help-env', b'PYTHON_RWGIL'):
+            rc, out, err = script_helper.assert_python_ok(option)
+            self.assertIn(name, out)
+
     def test_bad_value(self):
         for args, env in [(('-X', 'rwgil=fast'), {}), (('-X', 'rwgil'), {}),
                           ((), {'PYTHON_RWGIL': 'fast'})]:

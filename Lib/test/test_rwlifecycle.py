@@ -295,6 +295,8 @@ class ForkTests(Base):
                 thread.join()
             """, '{0}\n')
 
+    @unittest.skipIf(support.check_sanitizer(address=True),
+                     "AddressSanitizer's malloc() locks are not made for fork()")
     def test_another_is_busy_in_c_code(self):
         """Stock: the child aborts."""
         self.check("""
