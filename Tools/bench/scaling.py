@@ -279,7 +279,8 @@ def measure(options):
           f" {options.rounds} rounds; this: {sys.executable};"
           f" processes: {options.stock}\n")
     print(f"{'work':12}{'one':>7}{'interps':>9}{'lo..hi':>12}"
-          f"{'per cpu':>9}{'processes':>11}{'threads':>9}{'vs procs':>10}{'lo..hi':>12}")
+          f"{'per cpu':>9}{'processes':>11}{'threads':>9}"
+          f"{'vs procs':>10}{'lo..hi':>12}")
     table = {}
     for kind in KINDS:
         units = calibrate(groups["interpreters"][0], kind, options.seconds)
