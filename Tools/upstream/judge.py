@@ -274,7 +274,7 @@ def run_suite(only=None):
 
 def build_stock():
     say("building stock, to compare with")
-    status = subprocess.run(["make", "stock"], cwd=TOP, stdin=subprocess.DEVNULL).returncode
+    status = subprocess.run(["make", "--no-print-directory", "stock"], cwd=TOP, stdin=subprocess.DEVNULL).returncode
     if status:
         raise OverlayError("stock could not be built; next: make stock, and see build/stock/make.log")
 
