@@ -38,6 +38,7 @@
 */
 
 #include "Python.h"
+#include "pycore_fileutils.h"     // _Py_write_noraise()
 #include "pycore_interp.h"        // PyInterpreterState
 #include "pycore_interp_lifecycle.h"
 #include "pycore_memheap.h"       // _PyMemHeap_Close()
@@ -419,9 +420,13 @@ leave_behind(PyThreadState *main_tstate, int64_t id)
         (void)_PyRWGIL_WaitQuiet(slot, 0);      // L5
     }
     if (left) {
-        PySys_FormatStderr(
+        // Not by sys.stderr, whose write() another Ctrl-C would cut short.
+        char message[100];
+        int n = PyOS_snprintf(
+            message, sizeof(message),
             "interpreter %lld is still busy in C code at exit: left behind\n",
             (long long)id);
+        (void)_Py_write_noraise(fileno(stderr), message, (size_t)n);
     }
     return left;
 }
