@@ -9,6 +9,7 @@ from test.support import import_helper, script_helper, threading_helper
 
 rwgil = import_helper.import_module('_testrwgil')
 _interpreters = import_helper.import_module('_interpreters')
+_parcels = import_helper.import_module('_parcels')
 
 threading_helper.requires_working_threading(module=True)
 
@@ -123,7 +124,14 @@ class SectionTests(Base):
     def test_statistics_survive_the_interpreter(self):
         interp = _interpreters.create()
         self.execute(interp, 'for i in range(7): rwgil.write(None)')
+        own = 'all' if rwgil.mode() == 'global' else 'own'
+        before = _parcels.lock_stats()['gone']
         _interpreters.destroy(interp)
+        after = _parcels.lock_stats()['gone']
+        self.assertGreaterEqual(
+            after['sections'][own], before['sections'][own] + 7)
+        self.assertGreaterEqual(
+            after['write_hold']['count'], before['write_hold']['count'] + 7)
         with self.assertRaises(LookupError):
             rwgil.state(interp)
 
