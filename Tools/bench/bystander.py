@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""What do others' messages cost an interpreter that has nothing to do with them?
+
+A few interpreters, the bystanders, count as fast as they can, a thread each.  Two
+others exchange messages as fast as they can, which takes a write section for every
+message.  Measured is how far the bystanders get:
+
+  alone       nobody exchanges messages
+  elsewhere   two interpreters of another process do: the same load on the machine,
+              but no lock in common
+  pair        two interpreters of the same process do
+  global      the same with -X rwgil=global, where each write section stops all
+
+Each measurement is a fresh process; they take turns.
+
+Usage:
+
+  bystander.py [--bystanders N ...] [--seconds S] [--rounds N] [--svg FILE]
+               [--smoke] [--json FILE]
+
+  --bystanders   how many of them, one line each (default: 1 2 4)
+  --seconds      length of a measurement (default 2)
+  --svg          plot it; needs matplotlib
+
+How to read the table.  Speeds are million steps per second, of all bystanders
+together, medians over the rounds; `+-` is the interquartile range in percent, the
+largest of the line.  `pair` and `global` in the last columns are ratios to
+`elsewhere`, the baseline: 1.00 means that the messages cost nothing but their share
+of the processors.  The goal for pair is at least 0.98.  `messages/s` is what the two
+exchanged meanwhile; where that is far apart, so is the load.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+from benchlib import (
+    ensure, median, parse_args, print_table, progress, spread, write_json)
+
+WAYS = 'alone', 'elsewhere', 'pair', 'global'
+
+
+# --- What a measuring process does -------------------------------------------
+# The functions run in other interpreters, which import this script.
+
+def count(ready, go, back, seconds):
+    """How far does a loop come?"""
+    ready.put(True)
+    go.get()
+    steps = 0
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for _ in range(10_000):
+            steps += 1
+    back.put(steps)
+
+
+def send_back(there, back):
+    while (item := there.get()) is not None:
+        back.put(item)
+
+
+def exchange(ready, go, done, there, back, seconds):
+    """Round trips of messages; two each."""
+    ready.put(True)
+    go.get()
+    n = 0
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for _ in range(100):
+            there.put([n, 'message'])
+            n += back.get()[0] == n
+    there.put(None)
+    done.put(2 * n)
+
+
+def run(bystanders, exchanging, seconds):
+    import bystander
+    import interpreters
+    queues = ready, go, steps, messages, there, back = [
+        interpreters.create_queue() for _ in range(6)]
+    calls = [(bystander.count, ready, go, steps, seconds)] * bystanders
+    if exchanging:
+        calls.append((bystander.exchange, ready, go, messages, there, back,
+                      seconds))
+        calls.append((bystander.send_back, there, back))
+    interps = [interpreters.create() for _ in calls]
+    threads = [interp.call_in_thread(*call)
+               for interp, call in zip(interps, calls)]
+    begin = bystanders + bool(exchanging)
+    for _ in range(begin):
+        ready.get()
+    for _ in range(begin):
+        go.put(True)
+    for thread in threads:
+        thread.join()
+    total = sum(steps.get_nowait() for _ in range(bystanders))
+    exchanged = messages.get_nowait() if exchanging else 0
+    for interp in interps:
+        interp.close()
+    print(json.dumps([total / seconds, exchanged / seconds]))
+
+
+# --- What the program does ---------------------------------------------------
+
+def start(way, bystanders, exchanging, args):
+    options = ['-X', 'rwgil=global'] if way == 'global' else []
+    return subprocess.Popen(
+        [sys.executable, *options, os.path.abspath(__file__), '--run',
+         str(bystanders), str(int(exchanging)), str(args.seconds)],
+        stdout=subprocess.PIPE, text=True)
+
+
+def measure(way, bystanders, args):
+    """Return steps per second and messages per second."""
+    procs = [start(way, bystanders, way in ('pair', 'global'), args)]
+    if way == 'elsewhere':
+        procs.append(start(way, 0, True, args))
+    results = []
+    for proc in procs:
+        out, _ = proc.communicate()
+        ensure(proc.returncode == 0, way)
+        results.append(json.loads(out))
+    steps, messages = map(sum, zip(*results))
+    ensure(steps > 0 and (messages > 0) == (way != 'alone'), way)
+    return steps, messages
+
+
+def plot(data, path):
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        sys.exit('--svg needs matplotlib')
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    for way in 'pair', 'global':
+        numbers = sorted(map(int, data))
+        ratios = [median([s for s, _ in data[str(n)][way]])
+                  / median([s for s, _ in data[str(n)]['elsewhere']])
+                  for n in numbers]
+        axes.plot(numbers, ratios, marker='o', label=f'-X rwgil={way}')
+    axes.axhline(1, color='gray', linewidth=0.8)
+    axes.set(xlabel='bystanders', ylim=(0, 1.1),
+             ylabel='speed (1: others exchange in another process)')
+    axes.legend()
+    figure.savefig(path, format='svg')
+
+
+def main():
+    if sys.argv[1:2] == ['--run']:
+        bystanders, exchanging, seconds = sys.argv[2:]
+        return run(int(bystanders), int(exchanging), float(seconds))
+
+    def add(parser):
+        parser.add_argument('--bystanders', type=int, nargs='+',
+                            default=[1, 2, 4])
+        parser.add_argument('--seconds', type=float, default=2)
+        parser.add_argument('--svg', metavar='FILE')
+    args = parse_args(__doc__, 7, add)
+    if args.smoke:
+        args.seconds, args.bystanders = 0.1, args.bystanders[:1]
+
+    data, rows = {}, []
+    for n in args.bystanders:
+        found = data[str(n)] = {way: [] for way in WAYS}
+        for i in range(args.rounds):
+            for way in WAYS:
+                progress(f'{n} bystanders, {way} {i + 1}/{args.rounds}')
+                found[way].append(measure(way, n, args))
+        progress('')
+        speeds = {way: [s for s, _ in found[way]] for way in WAYS}
+        base = median(speeds['elsewhere'])
+        rows.append((
+            n, *(f'{median(speeds[way]) / 1e6:.2f}' for way in WAYS),
+            f'{max(map(spread, speeds.values())):.1f}%',
+            *(f'{median([m for _, m in found[way]]):,.0f}' for way in WAYS[1:]),
+            *(f'{median(speeds[way]) / base:.3f}' for way in WAYS[2:])))
+    print_table(('bystanders', *WAYS, '+-', 'messages/s: elsewhere', 'pair',
+                 'global', 'ratio: pair', 'global'), rows)
+    write_json(args, data)
+    if args.svg:
+        plot(data, args.svg)
+
+
+if __name__ == '__main__':
+    main()
