@@ -23,6 +23,8 @@
 #include "pycore_interp.h"        // _PyInterpreterState_LookUpIDObject()
 #include "pycore_interp_lifecycle.h"  // _PyInterp_CheckOpen()
 #include "pycore_parcel.h"
+#include "pycore_parcel_moved.h"  // _PyParcel_MovedInit()
+#include "pycore_parcel_reduce.h" // _PyParcel_Make()
 #include "pycore_pyerrors.h"      // _PyErr_ChainExceptions1()
 #include "pycore_pystate.h"       // _PyInterpreterState_SetRunningMain()
 #include "pycore_rwgil.h"         // _PyRWGIL_WritePair()
@@ -34,9 +36,12 @@ typedef struct {
     PyTypeObject *parcel_type;
     PyTypeObject *lent_type;
     PyTypeObject *unbound_type;
+    PyTypeObject *move_type;
+    PyTypeObject *moved_types[2];
+    PyTypeObject *stats_type;
+    PyTypeObject *bell_type;
+    PyTypeObject *wait_type;
     PyObject *sentinels[_PyParcel_NSENTINELS];
-    PyObject *dumps;
-    PyObject *loads;
     PyObject *interpreter_type;
     PyObject *NotShareableError;
     PyObject *QueueError;
@@ -44,6 +49,8 @@ typedef struct {
     PyObject *QueueEmpty;
     PyObject *QueueFull;
     PyObject *ItemInterpreterDestroyed;
+    PyObject *MovedError;
+    PyObject *TransferError;
 } module_state;
 
 static module_state *
@@ -124,6 +131,18 @@ parse_args(const signature *sig, PyObject *const *args, Py_ssize_t nargs,
         }
     }
     return 0;
+}
+
+/* Where the first argument is: the first, or the keyword argument that it is. */
+static PyObject *const *
+argument(PyObject *const *args, Py_ssize_t nargs, PyObject *value)
+{
+    if (nargs == 0) {
+        while (*args != value) {
+            args++;
+        }
+    }
+    return args;
 }
 
 /* What the queue's functions take: ns, 0 not to wait, -1 for ever. */
@@ -383,26 +402,43 @@ parcel_repr(PyObject *self)
         (long long)_PyParcel_Interp(parcel_of(self)));
 }
 
+static const char cant_open[] = "the object can't be made in this interpreter";
+
+/* Is the exception about the parcel, and not a TransferError already? */
+static int
+is_unopenable(_PyParcel_Home *home)
+{
+    return (PyErr_ExceptionMatches(PyExc_Exception)
+            && !PyErr_ExceptionMatches(PyExc_MemoryError)
+            && home->transfer_error != NULL
+            && !PyErr_ExceptionMatches(home->transfer_error));
+}
+
 PyDoc_STRVAR(parcel_open_doc,
 "open($self, /)\n"
 "--\n"
 "\n"
-"Make the object in the current interpreter.\n"
+"Make the object in the current interpreter; that can be done once.\n"
 "\n"
-"The parcel stays as it is and can be opened again, here or elsewhere.");
+"TransferError, from what went wrong, if the object can't be made here: the\n"
+"parcel stays as it is then, and can be opened elsewhere.");
 
 static PyObject *
 parcel_open(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    return _PyParcel_Open(((_PyParcel_HandleObject *)self)->home,
-                          parcel_of(self));
+    _PyParcel_Home *home = ((_PyParcel_HandleObject *)self)->home;
+    PyObject *obj = _PyParcel_Open(home, parcel_of(self));
+    if (obj == NULL && is_unopenable(home)) {
+        _PyParcel_RaiseTransfer(home, cant_open, self);
+    }
+    return obj;
 }
 
 static PyObject *
 parcel_reduce(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     PyErr_SetString(PyExc_TypeError,
-                    "a parcel can be sent by itself, or in tuples, but not pickled");
+                    "a parcel can be sent, but not pickled");
     return NULL;
 }
 
@@ -411,6 +447,47 @@ parcel_get_nbytes(PyObject *self, void *Py_UNUSED(closure))
 {
     return PyLong_FromSize_t(_PyParcel_Size(parcel_of(self)));
 }
+
+static PyObject *
+parcel_get_stats(PyObject *self, void *Py_UNUSED(closure))
+{
+    module_state *state = state_of_type(Py_TYPE(self));
+    if (state == NULL) {
+        return NULL;
+    }
+    _PyParcel_Stats stats;
+    _PyParcel_GetStats(parcel_of(self), &stats);
+    const Py_ssize_t numbers[] = {
+        stats.shared, stats.moved, stats.copied, stats.rebuilt, stats.reduced,
+    };
+    PyObject *res = PyStructSequence_New(state->stats_type);
+    for (size_t i = 0; res != NULL && i < Py_ARRAY_LENGTH(numbers); i++) {
+        PyObject *n = PyLong_FromSsize_t(numbers[i]);
+        if (n == NULL) {
+            Py_CLEAR(res);
+        }
+        else {
+            PyStructSequence_SetItem(res, i, n);
+        }
+    }
+    return res;
+}
+
+static PyStructSequence_Field stats_fields[] = {
+    {"shared", "belong to the whole process: None, small ints, ..."},
+    {"moved", "went as they are"},
+    {"copied", "were still referred to in the sender"},
+    {"rebuilt", "are made in the receiver: instances"},
+    {"reduced", "went by their own pickling protocol, or by name"},
+    {NULL}
+};
+
+static PyStructSequence_Desc stats_desc = {
+    .name = "interpreters.ParcelStats",
+    .doc = "How many objects of a parcel went in which way.",
+    .fields = stats_fields,
+    .n_in_sequence = Py_ARRAY_LENGTH(stats_fields) - 1,
+};
 
 static PyMethodDef parcel_methods[] = {
     {"open", parcel_open, METH_NOARGS, parcel_open_doc},
@@ -421,13 +498,16 @@ static PyMethodDef parcel_methods[] = {
 static PyGetSetDef parcel_getset[] = {
     {"nbytes", parcel_get_nbytes, NULL,
      PyDoc_STR("How much memory the parcel takes, without what it lends.")},
+    {"stats", parcel_get_stats, NULL,
+     PyDoc_STR("How many objects in it went in which way: a tuple with the fields\n"
+               "shared, moved, copied, rebuilt and reduced.")},
     {NULL}
 };
 
 PyDoc_STRVAR(parcel_doc,
 "An object that has been packed: it belongs to no interpreter.\n"
 "\n"
-"Made by interpreters.pack().  Parcels never change.");
+"Made by interpreters.pack().  It can be sent, and be opened once.");
 
 static PyType_Slot parcel_slots[] = {
     {Py_tp_doc, (void *)parcel_doc},
@@ -570,10 +650,6 @@ queue_richcompare(PyObject *self, PyObject *other, int op)
 static PyObject *
 queue_reduce(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    _PyParcel_Home *home = ((_PyParcel_HandleObject *)self)->home;
-    if (_PyParcel_Mention(home, queue_of(self)) < 0) {
-        return NULL;
-    }
     return Py_BuildValue("O(L)", Py_TYPE(self),
                          (long long)_PyParcel_QueueId(queue_of(self)));
 }
@@ -582,11 +658,11 @@ queue_reduce(PyObject *self, PyObject *Py_UNUSED(ignored))
 /* --- Queue: put and get -------------------------------------------------- */
 
 static PyObject *
-put_failed(module_state *state, PyObject *self, _PyParcel_Status status)
+put_failed(module_state *state, _PyParcel_Queue *queue, _PyParcel_Status status)
 {
     if (status == _PyParcel_FULL) {
         PyErr_Format(state->QueueFull, "queue %lld is full",
-                     (long long)_PyParcel_QueueId(queue_of(self)));
+                     (long long)_PyParcel_QueueId(queue));
     }
     else if (status == _PyParcel_CLOSING) {
         PyErr_SetString(PyExc_InterpreterError,
@@ -596,8 +672,22 @@ put_failed(module_state *state, PyObject *self, _PyParcel_Status status)
     return NULL;
 }
 
+typedef struct {
+    _PyParcel_Home *home;
+    PyObject *const *args;
+} to_pack;
+
+static _PyParcel *
+pack_one(void *arg, Py_ssize_t i)
+{
+    to_pack *p = arg;
+    return _PyParcel_PackArg(p->home, &p->args[i]);
+}
+
+/* `arg` is where the object is in the argument vector. */
 static PyObject *
-do_put(PyObject *self, PyObject *obj, PyObject *unbounditems, PyTime_t timeout)
+do_put(PyObject *self, PyObject *const *arg, PyObject *unbounditems,
+       PyTime_t timeout)
 {
     module_state *state = state_of_type(Py_TYPE(self));
     if (state == NULL) {
@@ -609,15 +699,30 @@ do_put(PyObject *self, PyObject *obj, PyObject *unbounditems, PyTime_t timeout)
     if (unbound == 0) {
         return NULL;
     }
-    _PyParcel *parcel = _PyParcel_Pack(state->home, obj);
-    if (parcel == NULL) {
-        return NULL;
+    if (timeout == 0 && _PyParcel_QueueIsFull(queue)) {
+        return put_failed(state, queue, _PyParcel_FULL);
     }
-    _PyParcel_Status status = _PyParcel_QueuePut(state->home, queue, parcel,
-                                                 unbound, timeout);
+    _PyParcel_Status status;
+    if (_PyParcel_CountMoves(state->home) > 0) {
+        // What is moved can't be given back when there is no place.
+        to_pack p = {state->home, arg};
+        Py_ssize_t done;
+        status = _PyParcel_QueuePutMany(state->home, queue, pack_one, &p, 1,
+                                        unbound, timeout, &done);
+    }
+    else {
+        _PyParcel *parcel = _PyParcel_PackArg(state->home, arg);
+        if (parcel == NULL) {
+            return NULL;
+        }
+        status = _PyParcel_QueuePut(state->home, queue, parcel, unbound,
+                                    timeout);
+        if (status != _PyParcel_OK) {
+            _PyParcel_Discard(parcel);
+        }
+    }
     if (status != _PyParcel_OK) {
-        _PyParcel_Discard(parcel);
-        return put_failed(state, self, status);
+        return put_failed(state, queue, status);
     }
     Py_RETURN_NONE;
 }
@@ -626,11 +731,13 @@ PyDoc_STRVAR(queue_put_doc,
 "put($self, obj, /, block=True, timeout=None, *, unbounditems=None)\n"
 "--\n"
 "\n"
-"Send an object: whoever gets it gets an equal one of its own.\n"
+"Send an object: whoever gets it gets an equal one of its own, or with\n"
+"move(obj) this one.\n"
 "\n"
 "While the queue is full, wait for at most timeout seconds (None: as long\n"
 "as it takes), or not at all if block is false; then raise QueueFull.\n"
-"What can't be sent raises NotShareableError.\n"
+"What can't be sent raises NotShareableError, what can't be moved\n"
+"TransferError.  Then nothing has happened to the object.\n"
 "\n"
 "unbounditems says what becomes of the item if this interpreter is closed\n"
 "before somebody gets it; None means the queue's own default.");
@@ -650,7 +757,7 @@ queue_put(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     {
         return NULL;
     }
-    return do_put(self, values[0], values[3], timeout);
+    return do_put(self, argument(args, nargs, values[0]), values[3], timeout);
 }
 
 PyDoc_STRVAR(queue_put_nowait_doc,
@@ -671,47 +778,136 @@ queue_put_nowait(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     if (parse_args(&put_nowait_signature, args, nargs, kwnames, values) < 0) {
         return NULL;
     }
-    return do_put(self, values[0], values[1], 0);
+    return do_put(self, argument(args, nargs, values[0]), values[1], 0);
 }
 
-/* The parcel that could not be opened goes with the exception. */
-static void
-attach_parcel(_PyParcel_Home *home, _PyParcel *parcel)
+/* It is one of our own list. */
+static _PyParcel *
+pack_item(void *arg, Py_ssize_t i)
 {
-    PyObject *exc = PyErr_GetRaisedException();
-    PyObject *obj = parcel_new(home, parcel);
-    if (obj == NULL) {
+    to_pack *p = arg;
+    return _PyParcel_PackSlot(p->home, (PyObject **)&p->args[i]);
+}
+
+PyDoc_STRVAR(queue_put_many_doc,
+"put_many($self, iterable, /, block=True, timeout=None, *, unbounditems=None)\n"
+"--\n"
+"\n"
+"Put each item of an iterable, as put() does, but faster.\n"
+"\n"
+"Return how many were put.  That is all of them, unless the queue was full\n"
+"and the time was up; QueueFull if it were none.  If one can't be sent, those\n"
+"before it have been put.");
+
+static const signature put_many_signature = {
+    "put_many", 1, 3, 4, {NULL, "block", "timeout", "unbounditems"}
+};
+
+static PyObject *
+queue_put_many(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *kwnames)
+{
+    module_state *state = state_of_type(Py_TYPE(self));
+    PyObject *values[4];
+    PyTime_t timeout;
+    if (state == NULL
+        || parse_args(&put_many_signature, args, nargs, kwnames, values) < 0
+        || parse_timeout(values[1], values[2], &timeout) < 0)
+    {
+        return NULL;
+    }
+    _PyParcel_Queue *queue = queue_of(self);
+    int unbound = parse_unbound(state, values[3],
+                                _PyParcel_QueueUnbound(queue));
+    if (unbound == 0) {
+        return NULL;
+    }
+    // Our own: packing can run code that would change it, and what only we refer
+    // to, like the items of a generator, is moved.
+    PyObject *items = PySequence_List(values[0]);
+    if (items == NULL) {
+        return NULL;
+    }
+    PyObject_GC_UnTrack(items);
+    to_pack p = {state->home, ((PyListObject *)items)->ob_item};
+    Py_ssize_t done;
+    _PyParcel_Status status = _PyParcel_QueuePutMany(
+        state->home, queue, pack_item, &p, PyList_GET_SIZE(items), unbound,
+        timeout, &done);
+    Py_DECREF(items);
+    if (status == _PyParcel_OK || (status == _PyParcel_FULL && done > 0)) {
+        return PyLong_FromSsize_t(done);
+    }
+    return put_failed(state, queue, status);
+}
+
+/* What an item of a queue is; the parcel stays the caller's. */
+static PyObject *
+open_item(module_state *state, _PyParcel *parcel)
+{
+    if (_PyParcel_Gone(parcel) == _PyParcel_UNBOUND_ERROR) {
+        PyErr_SetString(state->ItemInterpreterDestroyed,
+                        "the interpreter that put the item has been closed");
+        return NULL;
+    }
+    if (_PyParcel_Gone(parcel)) {
+        return Py_NewRef(state->sentinels[_PyParcel_UNBOUND_REPLACE - 1]);
+    }
+    return _PyParcel_Open(state->home, parcel);
+}
+
+/* Takes over a parcel that could not be opened: it goes with the exception, or
+   back into the queue when the exception is not about it. */
+static void
+item_failed(module_state *state, _PyParcel_Queue *queue, _PyParcel *parcel)
+{
+    if (_PyParcel_Gone(parcel)) {
         _PyParcel_Discard(parcel);
-        PyErr_Clear();
+        return;
+    }
+    PyObject *handle = NULL;
+    if (PyErr_ExceptionMatches(PyExc_Exception)
+        && !PyErr_ExceptionMatches(PyExc_MemoryError))
+    {
+        PyObject *exc = PyErr_GetRaisedException();
+        handle = parcel_new(state->home, parcel);
+        PyErr_SetRaisedException(exc);
+    }
+    if (handle == NULL) {
+        _PyParcel_QueueUnget(queue, parcel);
+        return;
+    }
+    _PyParcel_RaiseTransfer(state->home, cant_open, handle);
+    Py_DECREF(handle);
+}
+
+/* Takes over a parcel that was got from the queue. */
+static PyObject *
+finish_get(module_state *state, _PyParcel_Queue *queue, _PyParcel *parcel)
+{
+    PyObject *obj = open_item(state, parcel);
+    if (obj != NULL) {
+        _PyParcel_Discard(parcel);
     }
     else {
-        if (PyObject_SetAttrString(exc, "parcel", obj) < 0) {
-            PyErr_Clear();
-        }
-        Py_DECREF(obj);
+        item_failed(state, queue, parcel);
     }
-    PyErr_SetRaisedException(exc);
+    return obj;
 }
 
 static PyObject *
-open_item(module_state *state, _PyParcel *parcel, int gone)
+get_failed(module_state *state, _PyParcel_Queue *queue, _PyParcel_Status status)
 {
-    if (gone) {
-        _PyParcel_Discard(parcel);
-        if (gone == _PyParcel_UNBOUND_ERROR) {
-            PyErr_SetString(state->ItemInterpreterDestroyed,
-                            "the interpreter that put the item has been closed");
-            return NULL;
-        }
-        return Py_NewRef(state->sentinels[_PyParcel_UNBOUND_REPLACE - 1]);
+    if (status == _PyParcel_EMPTY) {
+        PyErr_Format(state->QueueEmpty, "queue %lld is empty",
+                     (long long)_PyParcel_QueueId(queue));
     }
-    PyObject *obj = _PyParcel_Open(state->home, parcel);
-    if (obj == NULL) {
-        attach_parcel(state->home, parcel);
-        return NULL;
+    else if (status == _PyParcel_CLOSING) {
+        PyErr_SetString(PyExc_InterpreterError,
+                        "the interpreter is closing: waiting for an item "
+                        "has ended");
     }
-    _PyParcel_Discard(parcel);
-    return obj;
+    return NULL;
 }
 
 static PyObject *
@@ -721,23 +917,80 @@ do_get(PyObject *self, PyTime_t timeout)
     if (state == NULL) {
         return NULL;
     }
+    _PyParcel_Queue *queue = queue_of(self);
     _PyParcel *parcel;
-    int gone;
-    _PyParcel_Status status = _PyParcel_QueueGet(state->home, queue_of(self),
-                                                 &parcel, &gone, timeout);
-    if (status == _PyParcel_OK) {
-        return open_item(state, parcel, gone);
+    _PyParcel_Status status = _PyParcel_QueueGet(state->home, queue, 1,
+                                                 &parcel, timeout);
+    return status == _PyParcel_OK ? finish_get(state, queue, parcel)
+                                  : get_failed(state, queue, status);
+}
+
+/* Append what is in a chain of parcels, which are taken over, and return 1.  If
+   one can't be opened it goes back, with those after it, and is the first next
+   time: 0; or if it is the first now, -1. */
+static int
+open_items(module_state *state, _PyParcel_Queue *queue, _PyParcel *chain,
+           PyObject *list)
+{
+    while (chain != NULL) {
+        _PyParcel *rest = _PyParcel_Unchain(chain);
+        PyObject *obj = open_item(state, chain);
+        int opened = (obj != NULL);
+        int res = opened ? PyList_Append(list, obj) : -1;
+        Py_XDECREF(obj);
+        if (res < 0) {
+            if (rest != NULL) {
+                _PyParcel_QueueUnget(queue, rest);
+            }
+            if (opened) {
+                _PyParcel_Discard(chain);
+                return -1;
+            }
+            if (PyList_GET_SIZE(list) > 0
+                && PyErr_ExceptionMatches(PyExc_Exception))
+            {
+                PyErr_Clear();
+                _PyParcel_QueueUnget(queue, chain);
+                return 0;
+            }
+            item_failed(state, queue, chain);
+            return -1;
+        }
+        _PyParcel_Discard(chain);
+        chain = rest;
     }
-    if (status == _PyParcel_EMPTY) {
-        PyErr_Format(state->QueueEmpty, "queue %lld is empty",
-                     (long long)_PyParcel_QueueId(queue_of(self)));
+    return 1;
+}
+
+static PyObject *
+do_get_many(PyObject *self, Py_ssize_t max, PyTime_t timeout)
+{
+    module_state *state = state_of_type(Py_TYPE(self));
+    if (state == NULL) {
+        return NULL;
     }
-    else if (status == _PyParcel_CLOSING) {
-        PyErr_SetString(PyExc_InterpreterError,
-                        "the interpreter is closing: waiting for an item "
-                        "has ended");
+    PyObject *list = PyList_New(0);
+    if (list == NULL) {
+        return NULL;
     }
-    return NULL;
+    _PyParcel_Queue *queue = queue_of(self);
+    _PyParcel_Status status;
+    int res = 1;
+    do {
+        _PyParcel *chain;
+        status = _PyParcel_QueueGet(state->home, queue,
+                                    max - PyList_GET_SIZE(list), &chain,
+                                    timeout);
+        if (status == _PyParcel_OK) {
+            res = open_items(state, queue, chain, list);
+        }
+        timeout = 0;
+    } while (status == _PyParcel_OK && res > 0 && PyList_GET_SIZE(list) < max);
+    if (res < 0 || status == _PyParcel_ERROR || PyList_GET_SIZE(list) == 0) {
+        Py_DECREF(list);
+        return res < 0 ? NULL : get_failed(state, queue, status);
+    }
+    return list;
 }
 
 PyDoc_STRVAR(queue_get_doc,
@@ -770,6 +1023,41 @@ queue_get(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     return do_get(self, timeout);
 }
 
+PyDoc_STRVAR(queue_get_many_doc,
+"get_many($self, max, /, block=True, timeout=None)\n"
+"--\n"
+"\n"
+"Take as many objects as there are, but at most max, and return a list.\n"
+"\n"
+"Wait as get() does while there is none.  If one can't be made here, and it is\n"
+"not the first, it stays in the queue, with those after it.");
+
+static const signature get_many_signature = {
+    "get_many", 1, 3, 3, {NULL, "block", "timeout"}
+};
+
+static PyObject *
+queue_get_many(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *kwnames)
+{
+    PyObject *values[3];
+    PyTime_t timeout;
+    if (parse_args(&get_many_signature, args, nargs, kwnames, values) < 0
+        || parse_timeout(values[1], values[2], &timeout) < 0)
+    {
+        return NULL;
+    }
+    Py_ssize_t max = PyNumber_AsSsize_t(values[0], NULL);
+    if (max == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (max < 1) {
+        PyErr_SetString(PyExc_ValueError, "max must be at least 1");
+        return NULL;
+    }
+    return do_get_many(self, max, timeout);
+}
+
 PyDoc_STRVAR(queue_get_nowait_doc,
 "get_nowait($self, /)\n"
 "--\n"
@@ -781,6 +1069,300 @@ queue_get_nowait(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     return do_get(self, 0);
 }
+
+
+/* --- Queue: asyncio ------------------------------------------------------ */
+
+/* Call a function of interpreters._async, which gives a coroutine. */
+static PyObject *
+call_async(const char *name, PyObject *const *args, Py_ssize_t n)
+{
+    PyObject *module = PyImport_ImportModule("interpreters._async");
+    if (module == NULL) {
+        return NULL;
+    }
+    PyObject *function = PyObject_GetAttrString(module, name);
+    Py_DECREF(module);
+    if (function == NULL) {
+        return NULL;
+    }
+    PyObject *res = PyObject_Vectorcall(function, args, n, NULL);
+    Py_DECREF(function);
+    return res;
+}
+
+PyDoc_STRVAR(queue_get_async_doc,
+"get_async($self, /)\n"
+"--\n"
+"\n"
+"await get_async(): take the next object out of the queue, or wait for one.\n"
+"\n"
+"If the task is cancelled it has not taken anything.");
+
+static PyObject *
+queue_get_async(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return call_async("get", &self, 1);
+}
+
+PyDoc_STRVAR(queue_put_async_doc,
+"put_async($self, obj, /, *, unbounditems=None)\n"
+"--\n"
+"\n"
+"await put_async(obj): send an object, as put() does, or wait for a place.\n"
+"\n"
+"If the task is cancelled the object has not been sent.");
+
+static const signature put_async_signature = {
+    "put_async", 1, 1, 2, {NULL, "unbounditems"}
+};
+
+static PyObject *
+queue_put_async(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                PyObject *kwnames)
+{
+    PyObject *values[2];
+    if (parse_args(&put_async_signature, args, nargs, kwnames, values) < 0) {
+        return NULL;
+    }
+    PyObject *const all[] = {self, values[0], values[1] ? values[1] : Py_None};
+    return call_async("put", all, 3);
+}
+
+/* Bell: what an event loop watches. */
+
+static _PyParcel_Bell *
+bell_of(PyObject *self)
+{
+    return ((_PyParcel_HandleObject *)self)->what;
+}
+
+static PyObject *
+bell_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
+         PyObject *Py_UNUSED(kwargs))
+{
+    module_state *state = state_of_type(type);
+    _PyParcel_Bell *bell = state != NULL ? _PyParcel_BellNew() : NULL;
+    if (bell == NULL) {
+        return NULL;
+    }
+    PyObject *self = handle_new(type, state->home, bell);
+    if (self == NULL) {
+        _PyParcel_BellDrop(bell);
+    }
+    return self;
+}
+
+static void
+bell_dealloc(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    _PyParcel_BellDrop(bell_of(self));
+    handle_free(self);
+}
+
+static PyObject *
+bell_fileno(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromLong(_PyParcel_BellFd(bell_of(self)));
+}
+
+static PyObject *
+bell_silence(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    _PyParcel_BellSilence(bell_of(self));
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef bell_methods[] = {
+    {"fileno", bell_fileno, METH_NOARGS, NULL},
+    {"silence", bell_silence, METH_NOARGS, NULL},
+    {NULL, NULL}
+};
+
+PyDoc_STRVAR(bell_doc,
+"A file descriptor that becomes readable when a Wait may be over.");
+
+static PyType_Slot bell_slots[] = {
+    {Py_tp_doc, (void *)bell_doc},
+    {Py_tp_new, bell_new},
+    {Py_tp_dealloc, bell_dealloc},
+    {Py_tp_traverse, type_traverse},
+    {Py_tp_methods, bell_methods},
+    {0, NULL},
+};
+
+static PyType_Spec bell_spec = {
+    .name = "_parcels.Bell",
+    .basicsize = sizeof(_PyParcel_HandleObject),
+    .flags = (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
+              | Py_TPFLAGS_IMMUTABLETYPE),
+    .slots = bell_slots,
+};
+
+/* Wait: somebody who waits for an item, or for a place. */
+
+typedef struct {
+    _PyParcel_HandleObject handle;  // what: NULL when closed
+    PyObject *queue;
+} WaitObject;
+
+static _PyParcel_Queue *
+queue_of_wait(PyObject *self)
+{
+    return queue_of(((WaitObject *)self)->queue);
+}
+
+static PyObject *
+wait_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+{
+    module_state *state = state_of_type(type);
+    if (state == NULL) {
+        return NULL;
+    }
+    PyObject *queue, *bell;
+    int to_put;
+    if (!PyArg_ParseTuple(args, "O!O!p", state->queue_type, &queue,
+                          state->bell_type, &bell, &to_put))
+    {
+        return NULL;
+    }
+    _PyParcel_Wait *wait = _PyParcel_WaitNew(state->home, queue_of(queue),
+                                             to_put, bell_of(bell));
+    if (wait == NULL) {
+        return NULL;
+    }
+    PyObject *self = handle_new(type, state->home, wait);
+    if (self == NULL) {
+        _PyParcel_WaitFree(wait);
+        return NULL;
+    }
+    ((WaitObject *)self)->queue = Py_NewRef(queue);
+    return self;
+}
+
+static int
+wait_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((WaitObject *)self)->queue);
+    return 0;
+}
+
+static PyObject *
+wait_close(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    _PyParcel_HandleObject *handle = (_PyParcel_HandleObject *)self;
+    if (handle->what != NULL) {
+        _PyParcel_WaitFree(handle->what);
+        handle->what = NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static void
+wait_dealloc(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    (void)wait_close(self, NULL);
+    Py_XDECREF(((WaitObject *)self)->queue);
+    handle_free(self);
+}
+
+static module_state *
+state_of_wait(PyObject *self)
+{
+    if (((_PyParcel_HandleObject *)self)->what == NULL) {
+        PyErr_SetString(PyExc_ValueError, "the wait has been closed");
+        return NULL;
+    }
+    return state_of_type(Py_TYPE(self));
+}
+
+static PyObject *
+wait_get(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    module_state *state = state_of_wait(self);
+    if (state == NULL) {
+        return NULL;
+    }
+    _PyParcel_Queue *queue = queue_of_wait(self);
+    _PyParcel *parcel;
+    _PyParcel_Status status = _PyParcel_WaitGet(
+        ((_PyParcel_HandleObject *)self)->what, &parcel);
+    return status == _PyParcel_OK ? finish_get(state, queue, parcel)
+                                  : get_failed(state, queue, status);
+}
+
+static PyObject *
+wait_put(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    module_state *state = state_of_wait(self);
+    if (state == NULL) {
+        return NULL;
+    }
+    if (nargs != 2) {
+        return PyErr_Format(PyExc_TypeError,
+                            "put() takes 2 arguments (%zd given)", nargs);
+    }
+    _PyParcel_Queue *queue = queue_of_wait(self);
+    int unbound = parse_unbound(state, args[1], _PyParcel_QueueUnbound(queue));
+    if (unbound == 0) {
+        return NULL;
+    }
+    to_pack p = {state->home, args};
+    _PyParcel_Status status = _PyParcel_WaitPut(
+        ((_PyParcel_HandleObject *)self)->what, pack_one, &p, unbound);
+    if (status != _PyParcel_OK) {
+        return put_failed(state, queue, status);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+wait_get_over(PyObject *self, void *Py_UNUSED(closure))
+{
+    _PyParcel_Wait *wait = ((_PyParcel_HandleObject *)self)->what;
+    return PyBool_FromLong(wait == NULL || _PyParcel_WaitOver(wait));
+}
+
+static PyMethodDef wait_methods[] = {
+    {"get", wait_get, METH_NOARGS, NULL},
+    {"put", _PyCFunction_CAST(wait_put), METH_FASTCALL, NULL},
+    {"close", wait_close, METH_NOARGS, NULL},
+    {NULL, NULL}
+};
+
+static PyGetSetDef wait_getset[] = {
+    {"over", wait_get_over, NULL, PyDoc_STR("Whether to try again.")},
+    {NULL}
+};
+
+PyDoc_STRVAR(wait_doc,
+"Wait(queue, bell, to_put, /)\n"
+"--\n"
+"\n"
+"get() and put(obj, unbounditems) raise QueueEmpty and QueueFull where they\n"
+"would have to wait; the bell rings when they are to be tried again.  close()\n"
+"gives up.");
+
+static PyType_Slot wait_slots[] = {
+    {Py_tp_doc, (void *)wait_doc},
+    {Py_tp_new, wait_new},
+    {Py_tp_dealloc, wait_dealloc},
+    {Py_tp_traverse, wait_traverse},
+    {Py_tp_methods, wait_methods},
+    {Py_tp_getset, wait_getset},
+    {0, NULL},
+};
+
+static PyType_Spec wait_spec = {
+    .name = "_parcels.Wait",
+    .basicsize = sizeof(WaitObject),
+    .flags = (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
+              | Py_TPFLAGS_IMMUTABLETYPE),
+    .slots = wait_slots,
+};
 
 
 /* --- Queue: the rest ----------------------------------------------------- */
@@ -854,6 +1436,13 @@ static PyMethodDef queue_methods[] = {
     {"get", _PyCFunction_CAST(queue_get), METH_FASTCALL | METH_KEYWORDS,
      queue_get_doc},
     {"get_nowait", queue_get_nowait, METH_NOARGS, queue_get_nowait_doc},
+    {"put_many", _PyCFunction_CAST(queue_put_many),
+     METH_FASTCALL | METH_KEYWORDS, queue_put_many_doc},
+    {"get_many", _PyCFunction_CAST(queue_get_many),
+     METH_FASTCALL | METH_KEYWORDS, queue_get_many_doc},
+    {"put_async", _PyCFunction_CAST(queue_put_async),
+     METH_FASTCALL | METH_KEYWORDS, queue_put_async_doc},
+    {"get_async", queue_get_async, METH_NOARGS, queue_get_async_doc},
     {"qsize", queue_qsize, METH_NOARGS, queue_qsize_doc},
     {"empty", queue_empty, METH_NOARGS, queue_empty_doc},
     {"full", queue_full, METH_NOARGS, queue_full_doc},
@@ -1037,15 +1626,16 @@ exit:
     return result;
 }
 
-/* Attached to the target, whose main this thread runs. */
+/* Attached to the target, whose main this thread runs, or which is running
+   anything: a direct transfer. */
 static _PyParcel *
-run_inside(PyInterpreterState *interp, _PyParcel *args, failure *f)
+run_inside(PyInterpreterState *interp, _PyParcel *args, int direct, failure *f)
 {
     PyObject *module = NULL;
     module_state *state = NULL;
     _PyParcel *result = NULL;
-    int running = (_PyInterpreterState_SetRunningMain(interp) == 0);
-    if (running) {
+    int running = !direct && (_PyInterpreterState_SetRunningMain(interp) == 0);
+    if (running || direct) {
         state = current_state(&module);
         if (state != NULL) {
             result = call_entry(state, args);
@@ -1074,10 +1664,14 @@ hand_over(PyInterpreterState *other)
     return 0;
 }
 
+/* A direct transfer doesn't wait for a switch interval, neither there nor for the
+   way back, and has no section over both heaps: it is attached to the one whose
+   objects it touches. */
 static _PyParcel *
-run_in(module_state *state, PyInterpreterState *interp, _PyParcel *args)
+run_in(module_state *state, PyInterpreterState *interp, _PyParcel *args,
+       int direct)
 {
-    if (hand_over(interp) < 0) {
+    if (!direct && hand_over(interp) < 0) {
         return NULL;
     }
     PyThreadState *tstate =
@@ -1086,16 +1680,19 @@ run_in(module_state *state, PyInterpreterState *interp, _PyParcel *args)
         PyErr_NoMemory();
         return NULL;
     }
+    int hurry = _PyRWGIL_hurry;
+    _PyRWGIL_hurry = hurry || direct;
     PyThreadState *save = PyThreadState_Swap(tstate);
     failure f;
-    _PyParcel *result = run_inside(interp, args, &f);
+    _PyParcel *result = run_inside(interp, args, direct, &f);
     PyThreadState_Clear(tstate);
     PyThreadState_Swap(save);
     PyThreadState_Delete(tstate);
+    _PyRWGIL_hurry = hurry;
     if (result == NULL) {
         raise_failure(&f, state);
     }
-    else if (hand_over(interp) < 0) {
+    else if (!direct && hand_over(interp) < 0) {
         _PyParcel_Discard(result);
         result = NULL;
     }
@@ -1104,7 +1701,7 @@ run_in(module_state *state, PyInterpreterState *interp, _PyParcel *args)
 
 /* The caller has registered the visit. */
 static PyObject *
-run_visiting(module_state *state, int64_t id, _PyParcel *args)
+run_visiting(module_state *state, int64_t id, _PyParcel *args, int direct)
 {
     PyInterpreterState *interp = _PyInterpreterState_LookUpID(id);
     if (interp == NULL || _PyInterp_CheckOpen(interp) < 0) {
@@ -1115,7 +1712,7 @@ run_visiting(module_state *state, int64_t id, _PyParcel *args)
                      "interpreter %lld is not ready", (long long)id);
         return NULL;
     }
-    _PyParcel *result = run_in(state, interp, args);
+    _PyParcel *result = run_in(state, interp, args, direct);
     if (result == NULL) {
         return NULL;
     }
@@ -1137,22 +1734,30 @@ run_current(module_state *state, _PyParcel *args)
 }
 
 PyDoc_STRVAR(module_run_doc,
-"run($module, interpreter_id, call, /)\n"
+"run($module, interpreter_id, call, direct=False, /)\n"
 "--\n"
 "\n"
 "Call interpreters._entry.<name>(argument) in that interpreter, in this thread.\n"
 "\n"
 "call is a tuple (name, argument), or a parcel of one.  What the function\n"
 "returns is sent back and returned.  The functions of that module are not to\n"
-"raise anything; if one does all the same, InterpreterError has the text.");
+"raise anything; if one does all the same, InterpreterError has the text.\n"
+"\n"
+"The interpreter must not be running anything.  If direct is true it may: then\n"
+"its threads give way as soon as they come to a safepoint, and not after the\n"
+"switch interval.");
 
 static PyObject *
 module_run(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     module_state *state = get_state(module);
-    if (nargs != 2) {
+    if (nargs < 2 || nargs > 3) {
         return PyErr_Format(PyExc_TypeError,
-                            "run() takes 2 arguments (%zd given)", nargs);
+                            "run() takes 2 or 3 arguments (%zd given)", nargs);
+    }
+    int direct = nargs == 3 ? PyObject_IsTrue(args[2]) : 0;
+    if (direct < 0) {
+        return NULL;
     }
     int64_t id = _PyInterpreterState_ObjectToID(args[0]);
     if (id < 0) {
@@ -1163,7 +1768,7 @@ module_run(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         call = _PyParcel_Share(parcel_of(args[1]));
     }
     else {
-        call = _PyParcel_Pack(state->home, args[1]);
+        call = _PyParcel_PackArg(state->home, &args[1]);
         if (call == NULL) {
             return NULL;
         }
@@ -1174,7 +1779,7 @@ module_run(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         res = run_current(state, call);
     }
     else if (_PyRWInterp_Enter(id, _PyRWInterp_VISIT) == 0) {
-        res = run_visiting(state, id, call);
+        res = run_visiting(state, id, call, direct);
         _PyRWInterp_Leave(id, _PyRWInterp_VISIT);
     }
     _PyParcel_Discard(call);
@@ -1278,13 +1883,18 @@ PyDoc_STRVAR(module_pack_doc,
 "pack($module, obj, /)\n"
 "--\n"
 "\n"
-"Take a copy of an object out of this interpreter and return it as a Parcel.");
+"Take a copy of an object, or with move(obj) the object, out of this\n"
+"interpreter and return it as a Parcel.");
 
 static PyObject *
-module_pack(PyObject *module, PyObject *obj)
+module_pack(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     module_state *state = get_state(module);
-    _PyParcel *parcel = _PyParcel_Pack(state->home, obj);
+    if (nargs != 1) {
+        return PyErr_Format(PyExc_TypeError,
+                            "pack() takes 1 argument (%zd given)", nargs);
+    }
+    _PyParcel *parcel = _PyParcel_PackArg(state->home, args);
     if (parcel == NULL) {
         return NULL;
     }
@@ -1299,7 +1909,8 @@ PyDoc_STRVAR(module_is_shareable_doc,
 "is_shareable($module, obj, /)\n"
 "--\n"
 "\n"
-"Whether an object goes to another interpreter without being pickled.");
+"Whether an object goes to another interpreter as it is, without help of its\n"
+"class.");
 
 static PyObject *
 module_is_shareable(PyObject *module, PyObject *obj)
@@ -1308,39 +1919,22 @@ module_is_shareable(PyObject *module, PyObject *obj)
     return res < 0 ? NULL : PyBool_FromLong(res);
 }
 
-PyDoc_STRVAR(module_register_codec_doc,
-"register_codec($module, dumps, loads, interpreter_type=None, /)\n"
+PyDoc_STRVAR(module_register_interpreter_type_doc,
+"register_interpreter_type($module, type, /)\n"
 "--\n"
 "\n"
-"Say how this interpreter sends what is not shareable.\n"
-"\n"
-"dumps(obj) returns something bytes-like, of which loads(bytes) makes an equal\n"
-"object.  Instances of interpreter_type are sent as their id and made by\n"
-"calling it with one.");
+"Instances of this type are sent as their id, and made by calling it with one.");
 
 static PyObject *
-module_register_codec(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+module_register_interpreter_type(PyObject *module, PyObject *type)
 {
     module_state *state = get_state(module);
-    if (nargs < 2 || nargs > 3) {
-        return PyErr_Format(PyExc_TypeError,
-                            "register_codec() takes 2 or 3 arguments "
-                            "(%zd given)", nargs);
-    }
-    PyObject *type = nargs == 3 && args[2] != Py_None ? args[2] : NULL;
-    if (!PyCallable_Check(args[0]) || !PyCallable_Check(args[1])
-        || (type != NULL && !PyType_Check(type)))
-    {
-        PyErr_SetString(PyExc_TypeError,
-                        "register_codec() needs two callables and a type");
+    if (!PyType_Check(type)) {
+        PyErr_SetString(PyExc_TypeError, "a type is wanted");
         return NULL;
     }
-    Py_XSETREF(state->dumps, Py_NewRef(args[0]));
-    Py_XSETREF(state->loads, Py_NewRef(args[1]));
-    Py_XSETREF(state->interpreter_type, Py_XNewRef(type));
-    state->home->dumps = state->dumps;
-    state->home->loads = state->loads;
-    state->home->interpreter_type = (PyTypeObject *)state->interpreter_type;
+    Py_XSETREF(state->interpreter_type, Py_NewRef(type));
+    state->home->interpreter_type = (PyTypeObject *)type;
     Py_RETURN_NONE;
 }
 
@@ -1454,17 +2048,25 @@ error:
     return NULL;
 }
 
+/* Called by the name that parcels have for it. */
+static PyObject *
+module_make(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    return _PyParcel_Make(get_state(module)->home, args, nargs);
+}
+
 static PyMethodDef module_methods[] = {
     {"create_queue", _PyCFunction_CAST(module_create_queue),
      METH_FASTCALL | METH_KEYWORDS, module_create_queue_doc},
     {"list_queues", module_list_queues, METH_NOARGS, module_list_queues_doc},
-    {"pack", module_pack, METH_O, module_pack_doc},
+    {"pack", _PyCFunction_CAST(module_pack), METH_FASTCALL, module_pack_doc},
     {"is_shareable", module_is_shareable, METH_O, module_is_shareable_doc},
-    {"register_codec", _PyCFunction_CAST(module_register_codec),
-     METH_FASTCALL, module_register_codec_doc},
+    {"register_interpreter_type", module_register_interpreter_type, METH_O,
+     module_register_interpreter_type_doc},
     {"run", _PyCFunction_CAST(module_run), METH_FASTCALL, module_run_doc},
     {"close", module_close, METH_O, module_close_doc},
     {"lock_stats", module_lock_stats, METH_NOARGS, module_lock_stats_doc},
+    {"make", _PyCFunction_CAST(module_make), METH_FASTCALL, NULL},
     {NULL, NULL}
 };
 
@@ -1545,6 +2147,16 @@ add_type(PyObject *module, PyTypeObject **result, PyType_Spec *spec)
 }
 
 static int
+add_stats_type(PyObject *module, module_state *state)
+{
+    state->stats_type = PyStructSequence_NewType(&stats_desc);
+    if (state->stats_type == NULL) {
+        return -1;
+    }
+    return PyModule_AddType(module, state->stats_type);
+}
+
+static int
 add_sentinels(PyObject *module, module_state *state)
 {
     for (int i = 0; i < _PyParcel_NSENTINELS; i++) {
@@ -1560,6 +2172,29 @@ add_sentinels(PyObject *module, module_state *state)
     return 0;
 }
 
+/* The module keeps what the home borrows. */
+static int
+add_moved(PyObject *module, module_state *state)
+{
+    _PyParcel_Home *home = state->home;
+    int res = _PyParcel_MovedInit(home, module);
+    state->move_type = home->move_type;
+    state->moved_types[0] = home->moved_types[0];
+    state->moved_types[1] = home->moved_types[1];
+    state->MovedError = home->moved_error;
+    state->TransferError = home->transfer_error;
+    if (res < 0
+        || PyModule_AddType(module, state->move_type) < 0
+        || PyModule_AddType(module, state->moved_types[0]) < 0
+        || PyModule_AddObjectRef(module, "MovedError", state->MovedError) < 0
+        || PyModule_AddObjectRef(module, "TransferError",
+                                 state->TransferError) < 0)
+    {
+        return -1;
+    }
+    return 0;
+}
+
 static int
 module_exec(PyObject *module)
 {
@@ -1571,7 +2206,11 @@ module_exec(PyObject *module)
         || add_type(module, &state->parcel_type, &parcel_spec) < 0
         || add_type(module, &state->lent_type, &lent_spec) < 0
         || add_type(module, &state->unbound_type, &unbound_spec) < 0
-        || add_sentinels(module, state) < 0)
+        || add_type(module, &state->bell_type, &bell_spec) < 0
+        || add_type(module, &state->wait_type, &wait_spec) < 0
+        || add_stats_type(module, state) < 0
+        || add_sentinels(module, state) < 0
+        || add_moved(module, state) < 0)
     {
         return -1;
     }
@@ -1593,11 +2232,15 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->parcel_type);
     Py_VISIT(state->lent_type);
     Py_VISIT(state->unbound_type);
+    Py_VISIT(state->move_type);
+    Py_VISIT(state->moved_types[0]);
+    Py_VISIT(state->moved_types[1]);
+    Py_VISIT(state->stats_type);
+    Py_VISIT(state->bell_type);
+    Py_VISIT(state->wait_type);
     for (int i = 0; i < _PyParcel_NSENTINELS; i++) {
         Py_VISIT(state->sentinels[i]);
     }
-    Py_VISIT(state->dumps);
-    Py_VISIT(state->loads);
     Py_VISIT(state->interpreter_type);
     Py_VISIT(state->NotShareableError);
     Py_VISIT(state->QueueError);
@@ -1605,6 +2248,11 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->QueueEmpty);
     Py_VISIT(state->QueueFull);
     Py_VISIT(state->ItemInterpreterDestroyed);
+    Py_VISIT(state->MovedError);
+    Py_VISIT(state->TransferError);
+    if (state->home != NULL) {
+        return _PyParcel_VisitNames(state->home, visit, arg);
+    }
     return 0;
 }
 
@@ -1618,21 +2266,28 @@ module_clear(PyObject *module)
         home->queue_type = NULL;
         home->parcel_type = NULL;
         home->lent_type = NULL;
+        home->move_type = NULL;
+        home->moved_types[0] = home->moved_types[1] = NULL;
+        home->moved_error = NULL;
+        home->transfer_error = NULL;
         home->interpreter_type = NULL;
-        home->dumps = NULL;
-        home->loads = NULL;
         home->not_shareable_error = NULL;
         memset(home->sentinels, 0, sizeof(home->sentinels));
+        _PyParcel_ClearNames(home);
     }
     Py_CLEAR(state->queue_type);
     Py_CLEAR(state->parcel_type);
     Py_CLEAR(state->lent_type);
     Py_CLEAR(state->unbound_type);
+    Py_CLEAR(state->move_type);
+    Py_CLEAR(state->moved_types[0]);
+    Py_CLEAR(state->moved_types[1]);
+    Py_CLEAR(state->stats_type);
+    Py_CLEAR(state->bell_type);
+    Py_CLEAR(state->wait_type);
     for (int i = 0; i < _PyParcel_NSENTINELS; i++) {
         Py_CLEAR(state->sentinels[i]);
     }
-    Py_CLEAR(state->dumps);
-    Py_CLEAR(state->loads);
     Py_CLEAR(state->interpreter_type);
     Py_CLEAR(state->NotShareableError);
     Py_CLEAR(state->QueueError);
@@ -1640,6 +2295,8 @@ module_clear(PyObject *module)
     Py_CLEAR(state->QueueEmpty);
     Py_CLEAR(state->QueueFull);
     Py_CLEAR(state->ItemInterpreterDestroyed);
+    Py_CLEAR(state->MovedError);
+    Py_CLEAR(state->TransferError);
     return 0;
 }
 
@@ -1650,6 +2307,7 @@ module_free(void *arg)
     (void)module_clear(module);
     module_state *state = get_state(module);
     if (state->home != NULL) {
+        _PyParcel_MovedFini(state->home);
         _PyParcel_DropHome(state->home);
         state->home = NULL;
     }

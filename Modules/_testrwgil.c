@@ -214,7 +214,7 @@ write_section(PyObject *Py_UNUSED(module), PyObject *args)
 static int32_t
 own_slot(void)
 {
-    return (int32_t)_PyInterpreterState_GET()->ceval.gil->slot;
+    return (int32_t)_PyRWGIL_SlotIndex(_PyInterpreterState_GET()->ceval.gil);
 }
 
 static PyObject *
@@ -282,19 +282,223 @@ state(PyObject *Py_UNUSED(module), PyObject *arg)
     if (index < 0) {
         return NULL;
     }
-    _PyRWGIL_Slot *slot = _PyRWGIL_GetSlot((uint32_t)index);
-    uint32_t attention = _Py_atomic_load_uint32(&slot->attention);
+    _PyRWGIL_View view;
+    _PyRWGIL_GetView(index, &view);
     return Py_BuildValue(
         "{s:i,s:N,s:N,s:N,s:N,s:I,s:K,s:K}",
         "slot", index,
-        "reading", PyBool_FromLong(_Py_atomic_load_uint32(&slot->reading)),
-        "read_waiting",
-        PyBool_FromLong(_Py_atomic_load_uint32(&slot->read_waiting)),
-        "wanted", PyBool_FromLong(attention >> 31),
-        "turn", PyBool_FromLong((attention >> 30) & 1),
-        "ticket", (unsigned)(attention & ((1U << 30) - 1)),
+        "reading", PyBool_FromLong(view.reading),
+        "read_waiting", PyBool_FromLong(view.read_waiting),
+        "wanted", PyBool_FromLong(view.wanted),
+        "turn", PyBool_FromLong(view.turn),
+        "ticket", (unsigned)view.ticket,
         "backoffs", (unsigned long long)stats.backoffs,
         "safepoints", (unsigned long long)stats.safepoints);
+}
+
+/* --- Interpreters that are born and die while all are written ------------ */
+
+/* A thread without a thread state makes an interpreter.  A writer over all heaps
+   does not stop it, unlike any Python code. */
+typedef struct {
+    uint32_t born;              // atomic events, in this order if `mortal`
+    uint32_t dying;             // it has no reader any more, and won't have one
+    uint32_t die;
+    uint32_t dead;
+    uint32_t over;              // the thread touches this no more
+    int mortal;                 // end without the finalisation, in two steps
+    int failed;
+    int32_t slot;
+} life;
+
+static void
+live(void *arg)
+{
+    life *self = arg;
+    PyInterpreterConfig config = {
+        .check_multi_interp_extensions = 1, .gil = PyInterpreterConfig_OWN_GIL};
+    PyThreadState *tstate = NULL;
+    PyStatus status = Py_NewInterpreterFromConfig(&tstate, &config);
+    if (PyStatus_Exception(status) || tstate == NULL) {
+        self->failed = 1;
+        _Py_atomic_store_uint32(&self->born, 1);
+        _Py_atomic_store_uint32(&self->over, 1);
+        return;
+    }
+    self->slot = own_slot();
+    *heap_word(self->slot) += 1;
+    _Py_atomic_add_uint64(&touches, 1);
+    _Py_atomic_store_uint32(&self->born, 1);
+    if (self->mortal) {
+        PyInterpreterState *interp = tstate->interp;
+        PyInterpreterState_Clear(interp);
+        (void)PyThreadState_Swap(NULL);
+        _Py_atomic_store_uint32(&self->dying, 1);
+        self->failed = spin_for(&self->die);
+        PyInterpreterState_Delete(interp);
+        _Py_atomic_store_uint32(&self->dead, 1);
+    }
+    else {
+        Py_EndInterpreter(tstate);
+    }
+    _Py_atomic_store_uint32(&self->over, 1);
+}
+
+static int
+begin_life(life *self, int mortal)
+{
+    *self = (life){.mortal = mortal, .slot = -1};
+    if (PyThread_start_new_thread(live, self) == PYTHREAD_INVALID_THREAD_ID) {
+        PyErr_SetString(PyExc_RuntimeError, "can't start a thread");
+        return -1;
+    }
+    return 0;
+}
+
+static int64_t
+newest_interp(int32_t *slot)
+{
+    _PyRWGIL_Stats stats;
+    int64_t newest = -1;
+    int found;
+    for (int32_t i = 0; (found = _PyRWGIL_GetStats(i, &stats)) >= 0; i++) {
+        if (found && stats.interp > newest) {
+            newest = stats.interp;
+            *slot = i;
+        }
+    }
+    return newest;
+}
+
+/* In a section: wait until an interpreter newer than `before` has a slot and
+   either waits to read, or reads.  Returns its slot, or -1. */
+static int32_t
+find_newborn(life *self, int64_t before, _PyRWGIL_View *view)
+{
+    int64_t deadline = now_ns() + MAX_SPIN_NS / 6;
+    while (now_ns() < deadline) {
+        int32_t slot = -1;
+        if (newest_interp(&slot) > before) {
+            _PyRWGIL_GetView(slot, view);
+            if (view->read_waiting || _Py_atomic_load_uint32(&self->born)) {
+                return slot;
+            }
+        }
+    }
+    return -1;
+}
+
+static int
+end_life(life *self)
+{
+    int err;
+    Py_BEGIN_ALLOW_THREADS
+    err = spin_for(&self->over);
+    Py_END_ALLOW_THREADS
+    return err;
+}
+
+PyDoc_STRVAR(birth_doc,
+"birth(/) -> dict\n\n\
+In a section over all heaps, have an interpreter made.  Tells its slot, whether\n\
+it waits for the end of the section, and who has claimed the slot meanwhile.");
+
+static PyObject *
+birth(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(arg))
+{
+    static life self;           // the thread may outlive a call that times out
+    _PyRWGIL_Section section;
+    _PyRWGIL_View view = {0};
+    int32_t unused;
+    int64_t before = newest_interp(&unused);
+    if (_PyRWGIL_WriteAll(&section) < 0) {
+        return NULL;
+    }
+    int32_t slot = -1;
+    int waits = 0;
+    int err = begin_life(&self, 0);
+    if (!err) {
+        slot = find_newborn(&self, before, &view);
+        waits = !_Py_atomic_load_uint32(&self.born);
+    }
+    if (slot >= 0) {
+        *heap_word(slot) += 1;
+        _Py_atomic_add_uint64(&touches, 1);
+    }
+    _PyRWGIL_WriteEnd(&section);
+    if (err) {
+        return NULL;
+    }
+    if (end_life(&self) || slot < 0 || self.failed) {
+        return timed_out();
+    }
+    return Py_BuildValue("{s:i,s:N,s:I}", "slot", slot, "waits",
+                         PyBool_FromLong(waits), "ticket", (unsigned)view.ticket);
+}
+
+PyDoc_STRVAR(death_doc,
+"death(/) -> dict\n\n\
+In a section over all heaps, have an interpreter deleted and then another one\n\
+made.  Tells the slots of both, whether the first one's was free and who had\n\
+claimed it after the death.  The end of the first one is not a proper one: the\n\
+process is good for nothing else after this.");
+
+static PyObject *
+death(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(arg))
+{
+    static life first, second;
+    _PyRWGIL_Section section;
+    _PyRWGIL_View view = {0};
+    int err;
+    if (begin_life(&first, 1)) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    err = spin_for(&first.dying);
+    Py_END_ALLOW_THREADS
+    if (err) {
+        return timed_out();
+    }
+    int32_t unused;
+    int64_t before = newest_interp(&unused);
+    if (_PyRWGIL_WriteAll(&section) < 0) {
+        return NULL;
+    }
+    _Py_atomic_store_uint32(&first.die, 1);
+    err = spin_for(&first.dead);
+    _PyRWGIL_Stats stats;
+    int live = _PyRWGIL_GetStats(first.slot, &stats);
+    _PyRWGIL_GetView(first.slot, &view);
+    int32_t slot = -1;
+    if (!err && (err = begin_life(&second, 0)) == 0) {
+        _PyRWGIL_View newborn;
+        slot = find_newborn(&second, before, &newborn);
+    }
+    _PyRWGIL_WriteEnd(&section);
+    if (err || slot < 0 || end_life(&second)) {
+        return timed_out();
+    }
+    return Py_BuildValue("{s:i,s:i,s:N,s:I}", "slot", first.slot, "next", slot,
+                         "free", PyBool_FromLong(!live),
+                         "ticket", (unsigned)view.ticket);
+}
+
+static PyObject *
+set_grace(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    long long ns = PyLong_AsLongLong(arg);
+    if (ns == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    int64_t old = _PyRWGIL_grace_ns;
+    _PyRWGIL_grace_ns = ns;
+    return PyLong_FromLongLong(old);
+}
+
+static PyObject *
+forked_quietly(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(arg))
+{
+    return PyBool_FromLong(_PyRWGIL_ForkedQuietly());
 }
 
 static PyObject *
@@ -320,6 +524,13 @@ static PyMethodDef methods[] = {
      PyDoc_STR("How many additions to heap words were lost to races; 0.")},
     {"state", state, METH_O,
      PyDoc_STR("The slot of an interpreter, by id.")},
+    {"birth", birth, METH_NOARGS, birth_doc},
+    {"death", death, METH_NOARGS, death_doc},
+    {"set_grace", set_grace, METH_O,
+     PyDoc_STR("How long readers wait for a writer that has backed off, in ns; "
+               "returns how long it was.")},
+    {"forked_quietly", forked_quietly, METH_NOARGS,
+     PyDoc_STR("In a forked child: did all other interpreters stand still?")},
     {"mode", mode, METH_NOARGS, NULL},
     {NULL, NULL},
 };

@@ -342,7 +342,7 @@ look_at(int64_t id)
         v.ready = 1;
         if (interp->_ready == WHOLE && !interp->finalizing) {
             v.whole = 1;
-            v.slot = interp->ceval.gil->slot;
+            v.slot = _PyRWGIL_SlotIndex(interp->ceval.gil);
         }
     }
     HEAD_UNLOCK(&_PyRuntime);
@@ -356,7 +356,7 @@ look_at(int64_t id)
 static int
 wait_for(PyThreadState *main_tstate, int64_t id, PyInterpreterState **interp)
 {
-    uint32_t own_slot = main_tstate->interp->ceval.gil->slot;
+    uint32_t own_slot = _PyRWGIL_SlotIndex(main_tstate->interp->ceval.gil);
     int64_t waited = 0;
     for (;;) {
         view v = look_at(id);
@@ -396,7 +396,7 @@ wait_for(PyThreadState *main_tstate, int64_t id, PyInterpreterState **interp)
 static int
 leave_behind(PyThreadState *main_tstate, int64_t id)
 {
-    uint32_t slot = main_tstate->interp->ceval.gil->slot;
+    uint32_t slot = _PyRWGIL_SlotIndex(main_tstate->interp->ceval.gil);
     uint32_t own_slot = slot;
     int left = 0;
     HEAD_LOCK(&_PyRuntime);
@@ -409,7 +409,7 @@ leave_behind(PyThreadState *main_tstate, int64_t id)
             interp->finalizing = LEFT_BEHIND;
             _PyInterpreterState_SetFinalizing(interp, main_tstate);
             if (interp->ceval.gil != NULL) {
-                slot = interp->ceval.gil->slot;
+                slot = _PyRWGIL_SlotIndex(interp->ceval.gil);
             }
             *p = interp->next;
             break;

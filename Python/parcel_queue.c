@@ -16,6 +16,8 @@
 //   Q-5  A thread that was woken twice in vain, because others were faster, has
 //        the next item (place) reserved for it: nobody starves.
 //   Q-6  A queue's id is never used again.
+//   Q-7  A place that is reserved is nobody else's.  What is moved when it is
+//        packed can't be given back, so it is packed when it has its place.
 //
 // Why threads detach before they spin
 //
@@ -55,6 +57,12 @@
 //   is counted in `woken` of its side until it has retried.  Setting `signalled`
 //   is followed by one post too.
 //
+// Waiters without a thread
+//
+//   A _PyParcel_Wait is a waiter for an event loop.  In place of a semaphore it has a
+//   bell, a pipe that the loop watches; one bell serves all waits of a loop.  From
+//   WOKEN or ENDED to the ringing, whoever rings counts as one of its owners.
+//
 // Races
 //
 //   - Timeout against wake-up: the waiter looks at its state under the mutex.
@@ -78,8 +86,9 @@
 // Fork: both are taken before and left as new in the child, where no thread waits.
 
 #include "Python.h"
+#include "pycore_fileutils.h"     // _Py_set_blocking()
 #include "pycore_interp.h"        // PyInterpreterState
-#include "pycore_parcel.h"
+#include "pycore_parcel_graph.h"
 #include "pycore_parking_lot.h"   // Py_PARK_OK
 #include "pycore_pystate.h"       // _PyThreadState_GET()
 #include "pycore_rwgil.h"         // _PyRWGIL_WriteOwn()
@@ -106,7 +115,7 @@ typedef enum {
     WAITER_ENDED,
 } waiter_state;
 
-/* On the C stack of the thread that waits. */
+/* On the C stack of the thread that waits, or the head of a _PyParcel_Wait. */
 typedef struct waiter {
     struct waiter *next;            // in its side's list, or in a chain of
     struct waiter *prev;            // those who are about to be posted
@@ -118,8 +127,20 @@ typedef struct waiter {
     _PyParcel_Home *home;
     struct side *side;
     _PyParcel_Queue *queue;
+    _PyParcel_Bell *bell;           // NULL: a thread sleeps on the semaphore
     _PySemaphore sema;
 } waiter;
+
+struct _PyParcel_Bell {
+    Py_ssize_t refs;                // atomic
+    int fds[2];                     // of a pipe: to watch, and to ring
+};
+
+struct _PyParcel_Wait {
+    waiter waiter;                  // first: see wait_of()
+    Py_ssize_t refs;                // atomic: the owner, and who is to ring
+    int forks;                      // registry.forks, when it was used last
+};
 
 /* One side of a queue: those who get, or those who put. */
 typedef struct side {
@@ -149,6 +170,7 @@ struct _PyParcel_Queue {
     char padding[64];
     PyMutex mutex;
     Py_ssize_t count;               // atomic: read without the mutex
+    Py_ssize_t reserved;            // places; atomic likewise
     _PyParcel *first;
     _PyParcel *last;
     side gets;
@@ -167,6 +189,8 @@ static struct {
     int reporters;                  // that are in _PyParcel_SignalReceived()
     int trial_spins;                // what is tried
     int64_t trial_end;              // monotonic ns
+    // Counted in each child process.
+    int forks;
     // Set once.
     int processors;
     _PyOnceFlag once;
@@ -232,7 +256,11 @@ static inline Py_ssize_t
 side_stock(_PyParcel_Queue *q, side *s)
 {
     Py_ssize_t count = load_count(q);
-    return s == &q->gets ? count : q->capacity - count;
+    if (s == &q->gets) {
+        return count;
+    }
+    return (q->capacity - count
+            - _Py_atomic_load_ssize_relaxed(&q->reserved));
 }
 
 /* Is there something for this one (NULL: for a newcomer)? */
@@ -244,6 +272,14 @@ side_available(_PyParcel_Queue *q, side *s, waiter *w)
         reserved = 0;
     }
     return side_stock(q, s) > reserved;
+}
+
+/* Of what is available, how much may this one take? */
+static inline Py_ssize_t
+side_share(_PyParcel_Queue *q, side *s, waiter *w)
+{
+    Py_ssize_t others = s->starved - (w != NULL && w->starved);
+    return Py_MAX(1, side_stock(q, s) - others);
 }
 
 static void
@@ -291,6 +327,23 @@ side_unlink(side *s, waiter *w)
     }
 }
 
+static inline _PyParcel_Wait *
+wait_of(waiter *w)
+{
+    return (_PyParcel_Wait *)w;
+}
+
+/* It is about to be posted. */
+static waiter *
+chain_add(waiter *chain, waiter *w)
+{
+    if (w->bell != NULL) {
+        _Py_atomic_add_ssize(&wait_of(w)->refs, 1);
+    }
+    w->next = chain;
+    return w;
+}
+
 static waiter *
 side_pick(_PyParcel_Queue *q, side *s, waiter *chain)
 {
@@ -300,8 +353,7 @@ side_pick(_PyParcel_Queue *q, side *s, waiter *chain)
         w->state = WAITER_WOKEN;
         w->token = 1;
         s->woken++;
-        w->next = chain;
-        chain = w;
+        chain = chain_add(chain, w);
     }
     return chain;
 }
@@ -314,13 +366,20 @@ pick(_PyParcel_Queue *q)
     return side_pick(q, &q->puts, side_pick(q, &q->gets, NULL));
 }
 
+static void wait_ring(_PyParcel_Wait *);
+
 static void
 post_all(waiter *chain)
 {
     while (chain != NULL) {
         waiter *next = chain->next;
         // After this it may be gone.
-        _PySemaphore_Wakeup(&chain->sema);
+        if (chain->bell != NULL) {
+            wait_ring(wait_of(chain));
+        }
+        else {
+            _PySemaphore_Wakeup(&chain->sema);
+        }
         chain = next;
     }
 }
@@ -590,83 +649,108 @@ wait_turn(waiter *w, PyTime_t deadline)
     return res;
 }
 
-/* One attempt; w is NULL for the first.  The critical section is the
-   hand-over: between the interpreter's heap and no heap. */
-static _PyParcel_Status
-try_put(_PyParcel_Queue *q, _PyParcel *parcel, waiter *w)
+/* What an attempt is to do.  The critical section is the hand-over: between the
+   interpreter's heap and no heap. */
+typedef struct {
+    enum { JOB_GET, JOB_PUT, JOB_RESERVE } what;
+    Py_ssize_t n;                   // get, reserve: how many at most, and then
+                                    // how many it were
+    _PyParcel *parcel;              // get: a chain of what was taken
+} job;
+
+static inline void
+store_count(_PyParcel_Queue *q, Py_ssize_t count)
 {
-    if ((w == NULL || !w->token) && !side_available(q, &q->puts, w)) {
-        return _PyParcel_FULL;
+    _Py_atomic_store_ssize_relaxed(&q->count, count);
+}
+
+/* The queue's mutex is held. */
+static void
+link_parcels(_PyParcel_Queue *q, _PyParcel *first, _PyParcel *last,
+             Py_ssize_t n)
+{
+    last->next = NULL;
+    if (q->last != NULL) {
+        q->last->next = first;
+    }
+    else {
+        q->first = first;
+    }
+    q->last = last;
+    store_count(q, q->count + n);
+}
+
+/* The queue's mutex is held. */
+static void
+take_parcels(_PyParcel_Queue *q, job *j, Py_ssize_t share)
+{
+    j->n = Py_MIN(j->n, share);
+    _PyParcel *last = j->parcel = q->first;
+    for (Py_ssize_t i = 1; i < j->n; i++) {
+        last = last->next;
+    }
+    q->first = last->next;
+    if (q->first == NULL) {
+        q->last = NULL;
+    }
+    last->next = NULL;
+    store_count(q, q->count - j->n);
+}
+
+/* The queue's mutex is held, and there is something. */
+static inline void
+do_job(_PyParcel_Queue *q, job *j, Py_ssize_t share)
+{
+    switch (j->what) {
+    case JOB_GET:
+        take_parcels(q, j, share);
+        break;
+    case JOB_PUT:
+        link_parcels(q, j->parcel, j->parcel, 1);
+        break;
+    case JOB_RESERVE:
+        j->n = Py_MIN(j->n, share);
+        _Py_atomic_store_ssize_relaxed(&q->reserved, q->reserved + j->n);
+        break;
+    }
+}
+
+/* One attempt; w is NULL for the first. */
+static _PyParcel_Status
+attempt(_PyParcel_Queue *q, job *j, waiter *w)
+{
+    side *s = j->what == JOB_GET ? &q->gets : &q->puts;
+    _PyParcel_Status nothing = j->what == JOB_GET ? _PyParcel_EMPTY
+                                                  : _PyParcel_FULL;
+    if ((w == NULL || !w->token) && !side_available(q, s, w)) {
+        return nothing;
     }
     _PyRWGIL_Section section;
-    if (enter_section(&section, w) < 0) {
+    if (j->what != JOB_RESERVE && enter_section(&section, w) < 0) {
         return _PyParcel_ERROR;
     }
     lock(&q->mutex);
-    int available = side_available(q, &q->puts, w);
+    int available = side_available(q, s, w);
     if (available) {
-        parcel->next = NULL;
-        if (q->last != NULL) {
-            q->last->next = parcel;
-        }
-        else {
-            q->first = parcel;
-        }
-        q->last = parcel;
-        _Py_atomic_store_ssize_relaxed(&q->count, q->count + 1);
+        do_job(q, j, side_share(q, s, w));
     }
     if (w != NULL) {
         return_token(w, !available);
     }
     waiter *chain = pick(q);
     unlock(&q->mutex);
-    _PyRWGIL_WriteEnd(&section);
+    if (j->what != JOB_RESERVE) {
+        _PyRWGIL_WriteEnd(&section);
+    }
     post_all(chain);
-    return available ? _PyParcel_OK : _PyParcel_FULL;
+    return available ? _PyParcel_OK : nothing;
 }
 
 static _PyParcel_Status
-try_get(_PyParcel_Queue *q, _PyParcel **parcel, waiter *w)
+attempt_waiting(_PyParcel_Home *home, _PyParcel_Queue *q, job *j,
+                PyTime_t timeout)
 {
-    if ((w == NULL || !w->token) && !side_available(q, &q->gets, w)) {
-        return _PyParcel_EMPTY;
-    }
-    _PyRWGIL_Section section;
-    if (enter_section(&section, w) < 0) {
-        return _PyParcel_ERROR;
-    }
-    lock(&q->mutex);
-    int available = side_available(q, &q->gets, w);
-    if (available) {
-        _PyParcel *p = q->first;
-        q->first = p->next;
-        if (q->first == NULL) {
-            q->last = NULL;
-        }
-        p->next = NULL;
-        _Py_atomic_store_ssize_relaxed(&q->count, q->count - 1);
-        *parcel = p;
-    }
-    if (w != NULL) {
-        return_token(w, !available);
-    }
-    waiter *chain = pick(q);
-    unlock(&q->mutex);
-    _PyRWGIL_WriteEnd(&section);
-    post_all(chain);
-    return available ? _PyParcel_OK : _PyParcel_EMPTY;
-}
-
-static inline _PyParcel_Status
-attempt(_PyParcel_Queue *q, side *s, _PyParcel **parcel, waiter *w)
-{
-    return s == &q->gets ? try_get(q, parcel, w) : try_put(q, *parcel, w);
-}
-
-static _PyParcel_Status
-attempt_waiting(_PyParcel_Home *home, _PyParcel_Queue *q, side *s,
-                _PyParcel **parcel, PyTime_t timeout)
-{
+    side *s = j->what == JOB_GET ? &q->gets : &q->puts;
     waiter w = {.home = home, .queue = q, .side = s};
     PyTime_t deadline = timeout < 0 ? -1 : _PyDeadline_Init(timeout);
     _PySemaphore_Init(&w.sema);
@@ -684,7 +768,7 @@ attempt_waiting(_PyParcel_Home *home, _PyParcel_Queue *q, side *s,
             }
         }
         res = wait_turn(&w, deadline);
-        status = attempt(q, s, parcel, &w);
+        status = attempt(q, j, &w);
         if (status != _PyParcel_EMPTY && status != _PyParcel_FULL) {
             break;
         }
@@ -706,28 +790,401 @@ attempt_waiting(_PyParcel_Home *home, _PyParcel_Queue *q, side *s,
     return status;
 }
 
-_PyParcel_Status
-_PyParcel_QueuePut(_PyParcel_Home *home, _PyParcel_Queue *q, _PyParcel *parcel,
-                   int unbound, PyTime_t timeout)
+static inline _PyParcel_Status
+attempt_or_wait(_PyParcel_Home *home, _PyParcel_Queue *q, job *j,
+                PyTime_t timeout)
 {
-    parcel->unbound = (uint8_t)unbound;
-    _PyParcel_Status status = try_put(q, parcel, NULL);
-    if (status == _PyParcel_FULL && timeout != 0) {
-        status = attempt_waiting(home, q, &q->puts, &parcel, timeout);
+    _PyParcel_Status status = attempt(q, j, NULL);
+    if (timeout != 0
+        && (status == _PyParcel_EMPTY || status == _PyParcel_FULL))
+    {
+        status = attempt_waiting(home, q, j, timeout);
     }
     return status;
 }
 
 _PyParcel_Status
-_PyParcel_QueueGet(_PyParcel_Home *home, _PyParcel_Queue *q,
-                   _PyParcel **parcel, int *gone, PyTime_t timeout)
+_PyParcel_QueuePut(_PyParcel_Home *home, _PyParcel_Queue *q, _PyParcel *parcel,
+                   int unbound, PyTime_t timeout)
 {
-    _PyParcel_Status status = try_get(q, parcel, NULL);
-    if (status == _PyParcel_EMPTY && timeout != 0) {
-        status = attempt_waiting(home, q, &q->gets, parcel, timeout);
-    }
+    parcel->unbound = (uint8_t)unbound;
+    job j = {JOB_PUT, 1, parcel};
+    return attempt_or_wait(home, q, &j, timeout);
+}
+
+_PyParcel_Status
+_PyParcel_QueueGet(_PyParcel_Home *home, _PyParcel_Queue *q, Py_ssize_t max,
+                   _PyParcel **parcels, PyTime_t timeout)
+{
+    job j = {JOB_GET, Py_MIN(max, _PyParcel_MANY)};
+    _PyParcel_Status status = attempt_or_wait(home, q, &j, timeout);
     if (status == _PyParcel_OK) {
-        *gone = (*parcel)->gone;
+        *parcels = j.parcel;
+    }
+    return status;
+}
+
+_PyParcel *
+_PyParcel_Unchain(_PyParcel *parcel)
+{
+    _PyParcel *rest = parcel->next;
+    parcel->next = NULL;
+    return rest;
+}
+
+int
+_PyParcel_Gone(_PyParcel *parcel)
+{
+    return parcel->gone;
+}
+
+void
+_PyParcel_QueueUnget(_PyParcel_Queue *q, _PyParcel *parcels)
+{
+    Py_ssize_t n = 1;
+    _PyParcel *last = parcels;
+    while (last->next != NULL) {
+        last = last->next;
+        n++;
+    }
+    lock(&q->mutex);
+    last->next = q->first;
+    q->first = parcels;
+    if (q->last == NULL) {
+        q->last = last;
+    }
+    store_count(q, q->count + n);
+    waiter *chain = pick(q);
+    unlock(&q->mutex);
+    post_all(chain);
+}
+
+
+/* --- Putting what is packed when it has its place (Q-7) ------------------ */
+
+typedef struct {
+    _PyParcel_Queue *queue;
+    Py_ssize_t places;
+    _PyParcel_Packer pack;
+    void *arg;
+    int unbound;
+} reservation;
+
+static void
+give_back_places(void *arg)
+{
+    reservation *r = arg;
+    _PyParcel_Queue *q = r->queue;
+    lock(&q->mutex);
+    _Py_atomic_store_ssize_relaxed(&q->reserved, q->reserved - r->places);
+    waiter *chain = pick(q);
+    unlock(&q->mutex);
+    post_all(chain);
+}
+
+/* Pack for all places, or until one fails.  Returns a chain and its length. */
+static _PyParcel *
+pack_all(reservation *r, Py_ssize_t begin, _PyParcel **last, Py_ssize_t *n)
+{
+    _PyParcel *first = NULL;
+    *last = NULL;
+    for (*n = 0; *n < r->places; ++*n) {
+        _PyParcel *parcel = r->pack(r->arg, begin + *n);
+        if (parcel == NULL) {
+            break;
+        }
+        parcel->unbound = (uint8_t)r->unbound;
+        parcel->next = NULL;
+        if (*last != NULL) {
+            (*last)->next = parcel;
+        }
+        else {
+            first = parcel;
+        }
+        *last = parcel;
+    }
+    return first;
+}
+
+/* What has been moved must go, so this happens even after a Ctrl-C, which is
+   raised again afterwards. */
+static void
+enter_section_anyhow(_PyRWGIL_Section *section)
+{
+    PyObject *exc = PyErr_GetRaisedException();
+    while (_PyRWGIL_WriteOwn(section) < 0) {
+        Py_XSETREF(exc, PyErr_GetRaisedException());
+    }
+    PyErr_SetRaisedException(exc);
+}
+
+/* Returns how many were put; fewer than there are places: an exception. */
+static Py_ssize_t
+fill_places(reservation *r, Py_ssize_t begin)
+{
+    _PyParcel_Queue *q = r->queue;
+    _PyParcel *last;
+    Py_ssize_t n;
+    _PyParcel *first = pack_all(r, begin, &last, &n);
+    if (first == NULL) {
+        give_back_places(r);
+        return 0;
+    }
+    _PyRWGIL_Section section;
+    enter_section_anyhow(&section);
+    lock(&q->mutex);
+    _Py_atomic_store_ssize_relaxed(&q->reserved, q->reserved - r->places);
+    link_parcels(q, first, last, n);
+    waiter *chain = pick(q);
+    unlock(&q->mutex);
+    _PyRWGIL_WriteEnd(&section);
+    post_all(chain);
+    return n;
+}
+
+/* A thread can end in here (see attach()). */
+static Py_NO_INLINE Py_ssize_t
+fill_places_slow(reservation *r, Py_ssize_t begin)
+{
+    Py_ssize_t n;
+#ifdef HAVE_PTHREAD_H
+    pthread_cleanup_push(give_back_places, r);
+#endif
+    n = fill_places(r, begin);
+#ifdef HAVE_PTHREAD_H
+    pthread_cleanup_pop(0);
+#endif
+    return n;
+}
+
+_PyParcel_Status
+_PyParcel_QueuePutMany(_PyParcel_Home *home, _PyParcel_Queue *q,
+                       _PyParcel_Packer pack, void *arg, Py_ssize_t n,
+                       int unbound, PyTime_t timeout, Py_ssize_t *done)
+{
+    PyTime_t deadline = timeout > 0 ? _PyDeadline_Init(timeout) : 0;
+    *done = 0;
+    while (*done < n) {
+        job j = {JOB_RESERVE, Py_MIN(n - *done, _PyParcel_MANY)};
+        _PyParcel_Status status = attempt_or_wait(home, q, &j, timeout);
+        if (status != _PyParcel_OK) {
+            return status;
+        }
+        reservation r = {q, j.n, pack, arg, unbound};
+        *done += fill_places_slow(&r, *done);
+        if (PyErr_Occurred()) {
+            return _PyParcel_ERROR;
+        }
+        if (timeout > 0) {
+            timeout = Py_MAX(0, _PyDeadline_Get(deadline));
+        }
+    }
+    return _PyParcel_OK;
+}
+
+
+/* --- Waiting without a thread -------------------------------------------- */
+
+_PyParcel_Bell *
+_PyParcel_BellNew(void)
+{
+    _PyParcel_Bell *bell = PyMem_RawMalloc(sizeof(*bell));
+    if (bell == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    bell->refs = 1;
+    if (pipe(bell->fds) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        PyMem_RawFree(bell);
+        return NULL;
+    }
+    for (int i = 0; i < 2; i++) {
+        if (_Py_set_inheritable(bell->fds[i], 0, NULL) < 0
+            || _Py_set_blocking(bell->fds[i], 0) < 0)
+        {
+            _PyParcel_BellDrop(bell);
+            return NULL;
+        }
+    }
+    return bell;
+}
+
+void
+_PyParcel_BellDrop(_PyParcel_Bell *bell)
+{
+    if (_Py_atomic_add_ssize(&bell->refs, -1) == 1) {
+        close(bell->fds[0]);
+        close(bell->fds[1]);
+        PyMem_RawFree(bell);
+    }
+}
+
+int
+_PyParcel_BellFd(_PyParcel_Bell *bell)
+{
+    return bell->fds[0];
+}
+
+void
+_PyParcel_BellSilence(_PyParcel_Bell *bell)
+{
+    char buffer[64];
+    while (read(bell->fds[0], buffer, sizeof(buffer)) == sizeof(buffer)) {
+    }
+}
+
+static void
+wait_drop(_PyParcel_Wait *wait)
+{
+    if (_Py_atomic_add_ssize(&wait->refs, -1) == 1) {
+        _PyParcel_BellDrop(wait->waiter.bell);
+        _PyParcel_QueueDrop(wait->waiter.queue);
+        _PyParcel_DropHome(wait->waiter.home);
+        PyMem_RawFree(wait);
+    }
+}
+
+static void
+wait_ring(_PyParcel_Wait *wait)
+{
+    int err = errno;
+    // If the pipe is full it rings already.
+    (void)!write(wait->waiter.bell->fds[1], "", 1);
+    errno = err;
+    wait_drop(wait);
+}
+
+_PyParcel_Wait *
+_PyParcel_WaitNew(_PyParcel_Home *home, _PyParcel_Queue *q, int to_put,
+                  _PyParcel_Bell *bell)
+{
+    _PyParcel_Wait *wait = PyMem_RawCalloc(1, sizeof(*wait));
+    if (wait == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    wait->refs = 1;
+    wait->forks = registry.forks;
+    waiter *w = &wait->waiter;
+    w->home = home;
+    w->queue = _PyParcel_QueueShare(q);
+    w->side = to_put ? &q->puts : &q->gets;
+    w->bell = bell;
+    _Py_atomic_add_ssize(&home->refs, 1);
+    _Py_atomic_add_ssize(&bell->refs, 1);
+    return wait;
+}
+
+/* In a child process the queue has forgotten it.  The mutex is held. */
+static waiter *
+wait_use(_PyParcel_Wait *wait)
+{
+    waiter *w = &wait->waiter;
+    if (wait->forks != registry.forks) {
+        wait->forks = registry.forks;
+        w->state = WAITER_IDLE;
+        w->token = w->starved = 0;
+    }
+    return w;
+}
+
+/* Back to IDLE.  True if it had been ended. */
+static int
+wait_stop(_PyParcel_Wait *wait)
+{
+    _PyParcel_Queue *q = wait->waiter.queue;
+    lock(&q->mutex);
+    waiter *w = wait_use(wait);
+    int ended = (w->state == WAITER_ENDED);
+    if (w->state == WAITER_QUEUED) {
+        side_unlink(w->side, w);
+    }
+    w->state = WAITER_IDLE;
+    unlock(&q->mutex);
+    return ended;
+}
+
+void
+_PyParcel_WaitFree(_PyParcel_Wait *wait)
+{
+    (void)wait_stop(wait);
+    forfeit(&wait->waiter);
+    wait_drop(wait);
+}
+
+int
+_PyParcel_WaitOver(_PyParcel_Wait *wait)
+{
+    _PyParcel_Queue *q = wait->waiter.queue;
+    lock(&q->mutex);
+    int over = (wait_use(wait)->state != WAITER_QUEUED);
+    unlock(&q->mutex);
+    return over;
+}
+
+/* An attempt failed: wait for another. */
+static _PyParcel_Status
+wait_begin(_PyParcel_Wait *wait, _PyParcel_Status nothing)
+{
+    _PyParcel_Queue *q = wait->waiter.queue;
+    lock(&q->mutex);
+    waiter *w = wait_use(wait);
+    _PyParcel_Status status = nothing;
+    if (side_available(q, w->side, w)) {
+        status = _PyParcel_OK;
+    }
+    else if (_Py_atomic_load_int(&w->home->closing)) {
+        status = _PyParcel_CLOSING;
+    }
+    else {
+        side_enqueue(w->side, w);
+    }
+    unlock(&q->mutex);
+    return status;
+}
+
+static _PyParcel_Status
+wait_attempt(_PyParcel_Wait *wait, job *j)
+{
+    _PyParcel_Status status;
+    if (wait_stop(wait)) {
+        return _PyParcel_CLOSING;
+    }
+    do {
+        status = attempt(wait->waiter.queue, j, &wait->waiter);
+        if (status != _PyParcel_EMPTY && status != _PyParcel_FULL) {
+            return status;
+        }
+        _PyParcel_Status nothing = status;
+        status = wait_begin(wait, nothing);
+    } while (status == _PyParcel_OK);
+    return status;
+}
+
+_PyParcel_Status
+_PyParcel_WaitGet(_PyParcel_Wait *wait, _PyParcel **parcel)
+{
+    job j = {JOB_GET, 1};
+    _PyParcel_Status status = wait_attempt(wait, &j);
+    if (status == _PyParcel_OK) {
+        *parcel = j.parcel;
+    }
+    return status;
+}
+
+_PyParcel_Status
+_PyParcel_WaitPut(_PyParcel_Wait *wait, _PyParcel_Packer pack, void *arg,
+                  int unbound)
+{
+    job j = {JOB_RESERVE, 1};
+    _PyParcel_Status status = wait_attempt(wait, &j);
+    if (status == _PyParcel_OK) {
+        reservation r = {wait->waiter.queue, j.n, pack, arg, unbound};
+        (void)fill_places_slow(&r, 0);
+        if (PyErr_Occurred()) {
+            status = _PyParcel_ERROR;
+        }
     }
     return status;
 }
@@ -851,6 +1308,12 @@ _PyParcel_QueueList(int64_t **ids)
     }
 }
 
+int
+_PyParcel_QueueIsFull(_PyParcel_Queue *q)
+{
+    return !side_available(q, &q->puts, NULL);
+}
+
 int64_t
 _PyParcel_QueueId(_PyParcel_Queue *q)
 {
@@ -888,8 +1351,7 @@ end_waits(side *s, int64_t interpid, waiter *chain)
         if (w->home->interpid == interpid) {
             side_unlink(s, w);
             w->state = WAITER_ENDED;
-            w->next = chain;
-            chain = w;
+            chain = chain_add(chain, w);
         }
         w = next;
     }
@@ -952,15 +1414,15 @@ steal_resources(int64_t interpid, Py_ssize_t *n)
     for (_PyParcel_Queue *q = registry.first; q != NULL; q = q->next) {
         lock(&q->mutex);
         _PyParcel *p = q->first;
-        while (p != NULL && !(p->interpid == interpid && p->nresources > 0)) {
+        while (p != NULL && !(p->interpid == interpid && p->graph.nresources > 0)) {
             p = p->next;
         }
         if (p != NULL) {
             assert(p->gone);
-            found = p->resources;
-            *n = p->nresources;
-            p->resources = NULL;
-            p->nresources = 0;
+            found = p->graph.resources;
+            *n = p->graph.nresources;
+            p->graph.resources = NULL;
+            p->graph.nresources = 0;
         }
         unlock(&q->mutex);
         if (found != NULL) {
@@ -1057,6 +1519,7 @@ after_fork_child(void)
     _PyMutex_at_fork_reinit(&registry.mutex);
     registry.spinners = 0;
     registry.reporters = 0;
+    registry.forks++;
     if (!_Py_IsMainThread()) {
         registry.main_waiter = NULL;
     }
@@ -1064,6 +1527,7 @@ after_fork_child(void)
         _PyMutex_at_fork_reinit(&q->mutex);
         forget_waiters(&q->gets);
         forget_waiters(&q->puts);
+        q->reserved = 0;
     }
     // Other interpreters take no more calls.
     PyThreadState *tstate = _PyThreadState_GET();

@@ -4,10 +4,11 @@
 
    Purpose.  Interpreters with a lock of their own run in parallel, each in its
    own heap.  Now and then an object has to change heaps, or all heaps have to
-   stand still (fork).  A reader/writer lock does that, if reading is free: each
-   interpreter's lock has a *slot* that only its holder writes, so readers of
-   different heaps never touch the same cache line.  Writers pay for it: they
-   go from slot to slot.
+   stand still (fork).  A reader/writer lock does that, if reading is free: who
+   holds an interpreter's lock reads, and tells nobody.  Writers pay for it:
+   they go from interpreter to interpreter, and look under the mutex of its lock
+   who holds it.  What they have to say to each other and to readers that wait
+   is in a *slot* of each interpreter's lock, which outlives it.
 
    Guarantees
      - While a section over a set of heaps is held, no thread runs Python in
@@ -31,7 +32,20 @@
        bits 0-29  TICKET  who has claimed the slot for writing: the writer's
                           own slot + 1, or ANONYMOUS; zero: nobody
 
-   The states of a slot, from `reading` and TICKET:
+   Reading
+
+     As long as no writer comes, an interpreter's lock is unwatched: its holder
+     reads, and the slot's `reading` is 1, whether somebody has the lock or not.
+     The first writer that comes makes it WATCHED, with gil->mutex held, and sets
+     `reading` to what is the case at that moment.  From then on the holder writes
+     `reading`, until it takes the lock and finds that nobody wants anything: then
+     it takes the mark off again, with gil->mutex held.  Locks are taken and
+     dropped under that mutex as well, so their holders see the mark as soon as a
+     writer relies on it.
+     `reading` of 0 is always true.
+
+   The states of a slot, from `reading`, as a writer sees it once the lock is
+   watched, and TICKET:
 
        reading TICKET   name       who may use the heap
           0      0      idle       nobody
@@ -41,7 +55,7 @@
 
        idle    -> read      _PyRWGIL_ReadAcquire()
        read    -> idle      _PyRWGIL_ReadRelease()
-       idle    -> written   claim() and wait_reader()
+       idle    -> written   claim() and ask()
        read    -> asked     claim()
        asked   -> written   _PyRWGIL_ReadRelease() or _PyRWGIL_Safepoint()
        asked   -> read      unclaim(): the writer backs off
@@ -52,7 +66,7 @@
    A section over one's own heap needs no claim: its thread is the reader, and
    as long as it reads, every writer waits in "asked".  It costs a few stores.
 
-   Barriers
+   Barriers, once the lock is watched
      B1  reader: store reading, then load attention     (sequentially
      B2  writer: store TICKET, then load reading         consistent both)
          One of the two sees the other.
@@ -63,15 +77,15 @@
    Races, each with a test in test_rwgil
      R1  reader leaves while a writer claims           B1/B2
      R2  reader comes while a writer claims            B1/B2, reader backs off
-     R3  a thread state dies while a writer asks it to stop: ask() holds the
-         slot's mutex while it uses `holder`, and only if `reading` is set under
-         it; a reader that left after the claim takes the mutex before its
-         thread state can go away (_PyRWGIL_ReadReleaseSlow)
+     R3  a thread state dies while a writer asks it to stop: ask() holds
+         gil->mutex, under which the lock is dropped before its holder's thread
+         state can go away, and asks only if the lock is held
      R4  two writers want the same pair               claims in ascending order
      R5  a writer wants the heap of a waiting writer   RW-5
      R6  a slot is born while all are written          it is born claimed
      R7  a slot dies while it is claimed               the claim is kept, the
-         slot not reused before it is gone
+         slot not reused before it is gone; `gate` keeps the lock that a writer
+         looks at from going away under its hands
      R8  a stream of writers against one reader        TURN
      R9  a reader in long C calls against a writer     WANTED, grace
 
@@ -87,6 +101,7 @@
 #include "pycore_pystate.h"       // _PyThreadState_GET()
 #include "pycore_runtime.h"       // _PyRuntime
 #include "pycore_rwgil.h"
+#include "pycore_rwsignal.h"      // _PyRWSignal_Attached()
 
 #include "condvar.h"
 
@@ -110,15 +125,27 @@
 #define GRACE_NS    (2 * 1000 * 1000)
 #define FOREVER     INT64_MAX
 
+int64_t _PyRWGIL_grace_ns = GRACE_NS;
+
 #define WANTED      (1U << 31)
 #define TURN        (1U << 30)
 #define TICKET      (TURN - 1)
 #define ANONYMOUS   TICKET
 
-/* A slot with all that only slow paths touch. */
+typedef struct _gil_runtime_state gil_state;
+
+/* A slot. */
 typedef struct {
-    _PyRWGIL_Slot slot;         // first, see _PyRWGIL_GetSlot()
-    char line[64 - sizeof(_PyRWGIL_Slot)];
+    // Written by the thread that holds the interpreter's lock; `reading` also by
+    // the writer that makes it watched.
+    uint32_t reading;           // atomic; see above
+    uint32_t read_waiting;      // atomic; 1: it waits to read again
+    uint32_t grace_from;        // `claims` when its grace began
+    // Written by writers.
+    uint32_t attention;         // atomic; see above
+    uint32_t claims;            // atomic; how many there were
+    PyMUTEX_T gate;             // before gil->mutex
+    gil_state *gil;             // guarded by gate; NULL: gone, or not yet there
     PyMUTEX_T mutex;            // last in the lock order; nothing is done under
                                 // it but what is listed here
     PyCOND_T cond;              // with mutex; broadcast by wake()
@@ -129,10 +156,13 @@ typedef struct {
                                 // lock, `safepoints` under mutex
 } record;
 
-static_assert(sizeof(record) <= _PyRWGIL_SLOT_BYTES, "slot is too big");
+// Chunks are allocated once and never freed; the first one is static.
+#define CHUNK_BITS 4
+#define CHUNK_SIZE (1 << CHUNK_BITS)
+#define MAX_CHUNKS 4096
 
-static _Alignas(64) char first_chunk[_PyRWGIL_CHUNK_SIZE * _PyRWGIL_SLOT_BYTES];
-char *_PyRWGIL_chunks[_PyRWGIL_MAX_CHUNKS] = {first_chunk};
+static record first_chunk[CHUNK_SIZE];
+static record *chunks[MAX_CHUNKS] = {first_chunk};
 
 static struct {
     PyMUTEX_T mutex;            // before any slot's mutex
@@ -146,6 +176,7 @@ static struct {
 } registry;
 
 static _Py_thread_local int in_write;
+_Py_thread_local int _PyRWGIL_hurry;
 
 
 /* --- Small parts --------------------------------------------------------- */
@@ -153,13 +184,13 @@ static _Py_thread_local int in_write;
 static inline record *
 get_record(int32_t index)
 {
-    return (record *)_PyRWGIL_GetSlot((uint32_t)index);
+    return &chunks[index >> CHUNK_BITS][index & (CHUNK_SIZE - 1)];
 }
 
 static inline int32_t
 interp_slot(PyInterpreterState *interp)
 {
-    return (int32_t)interp->ceval.gil->slot;
+    return (int32_t)_PyRWGIL_SlotIndex(interp->ceval.gil);
 }
 
 static int64_t
@@ -189,7 +220,9 @@ unlock(PyMUTEX_T *mutex)
 static void
 init_record(record *r)
 {
-    if (PyMUTEX_INIT(&r->mutex) || PyCOND_INIT(&r->cond)) {
+    if (PyMUTEX_INIT(&r->gate) || PyMUTEX_INIT(&r->mutex)
+        || PyCOND_INIT(&r->cond))
+    {
         Py_FatalError("RW-GIL: can't make a slot");
     }
 }
@@ -197,7 +230,7 @@ init_record(record *r)
 static inline uint32_t
 attention(record *r)
 {
-    return _Py_atomic_load_uint32(&r->slot.attention);
+    return _Py_atomic_load_uint32(&r->attention);
 }
 
 /* Counters have one writer at a time, and readers that don't mind. */
@@ -233,10 +266,12 @@ no_writer(record *r)
     return (attention(r) & TICKET) == 0;
 }
 
+/* What a reader in its grace waits for.  unclaim() wakes it, so "is claimed"
+   would not do. */
 static int
-some_writer(record *r)
+claimed_since(record *r)
 {
-    return (attention(r) & TICKET) != 0;
+    return _Py_atomic_load_uint32(&r->claims) != r->grace_from;
 }
 
 static int
@@ -248,7 +283,7 @@ claimable(record *r)
 static int
 no_reader(record *r)
 {
-    return _Py_atomic_load_uint32(&r->slot.reading) == 0;
+    return _Py_atomic_load_uint32(&r->reading) == 0;
 }
 
 static void
@@ -300,26 +335,58 @@ wait_until(record *r, int (*holds)(record *), int64_t deadline, int spin)
 
 /* --- Reading ------------------------------------------------------------- */
 
-void
-_PyRWGIL_ReadAcquireSlow(_PyRWGIL_Slot *slot, PyThreadState *tstate)
+/* gil->mutex is held. */
+static void
+set_watched(gil_state *gil, int watched)
+{
+    uint32_t word = gil->slot & ~_PyRWGIL_WATCHED;
+    _Py_atomic_store_uint32_relaxed(&gil->slot,
+                                    watched ? word | _PyRWGIL_WATCHED : word);
+}
+
+static inline int
+is_watched(gil_state *gil)
+{
+    return (_Py_atomic_load_uint32_relaxed(&gil->slot) & _PyRWGIL_WATCHED) != 0;
+}
+
+/* The caller holds the interpreter's lock, and keeps it. */
+static void
+stop_reading(PyThreadState *tstate)
+{
+    gil_state *gil = tstate->interp->ceval.gil;
+    record *r = get_record(interp_slot(tstate->interp));
+    if (!is_watched(gil)) {
+        // Nobody but this thread could take the mark off again.
+        lock(&gil->mutex);
+        set_watched(gil, 1);
+        unlock(&gil->mutex);
+    }
+    _Py_atomic_store_uint32(&r->reading, 0);    // B1
+    wake(r);
+}
+
+/* The same, and the lock is watched. */
+static void
+start_reading(PyThreadState *tstate)
 {
     assert(!in_write);
-    record *r = (record *)slot;
+    record *r = get_record(interp_slot(tstate->interp));
     int64_t begun = 0;
+    _Py_atomic_store_uint32(&r->reading, 1);            // B1
     while (!no_writer(r)) {
         if (!begun) {
             begun = now_ns();
         }
-        _Py_atomic_store_uint32(&slot->read_waiting, 1);
-        _Py_atomic_store_uint32(&slot->reading, 0);
-        _PyRWGIL_ReadReleaseSlow(slot);
+        _Py_atomic_store_uint32(&r->read_waiting, 1);
+        _Py_atomic_store_uint32(&r->reading, 0);
+        wake(r);
         wait_until(r, no_writer, FOREVER, 1);
-        _Py_atomic_store_ptr_relaxed(&slot->holder, tstate);
-        _Py_atomic_store_uint32(&slot->reading, 1);     // B1
+        _Py_atomic_store_uint32(&r->reading, 1);        // B1
     }
-    _Py_atomic_store_uint32(&slot->read_waiting, 0);
+    _Py_atomic_store_uint32(&r->read_waiting, 0);
     if (attention(r) & TURN) {
-        _Py_atomic_and_uint32(&slot->attention, ~TURN);
+        _Py_atomic_and_uint32(&r->attention, ~TURN);
         wake(r);
     }
     if (begun) {
@@ -327,14 +394,58 @@ _PyRWGIL_ReadAcquireSlow(_PyRWGIL_Slot *slot, PyThreadState *tstate)
     }
 }
 
-void
-_PyRWGIL_ReadReleaseSlow(_PyRWGIL_Slot *slot)
+#ifndef NDEBUG
+static int
+reads(PyThreadState *tstate)
 {
-    // Also without anyone parked: a writer may be using `holder` (R3).
-    record *r = (record *)slot;
-    lock(&r->mutex);
-    PyCOND_BROADCAST(&r->cond);
-    unlock(&r->mutex);
+    gil_state *gil = tstate->interp->ceval.gil;
+    return !is_watched(gil) || !no_reader(get_record(interp_slot(tstate->interp)));
+}
+#endif
+
+int
+_PyRWGIL_ReadAcquireSlow(gil_state *gil, PyThreadState *tstate)
+{
+    if (is_watched(gil)) {
+        unlock(&gil->mutex);
+        start_reading(tstate);
+        lock(&gil->mutex);
+        if (attention(get_record(interp_slot(tstate->interp))) == 0) {
+            set_watched(gil, 0);
+        }
+        if (_PyThreadState_MustExit(tstate)) {
+            return 1;
+        }
+    }
+    _PyRWSignal_Attached(tstate);
+    return 0;
+}
+
+void
+_PyRWGIL_ReadReleaseSlow(gil_state *gil, PyThreadState *tstate)
+{
+    _PyRWSignal_Detach(tstate);
+    if (is_watched(gil)) {
+        record *r = get_record((int32_t)_PyRWGIL_SlotIndex(gil));
+        _Py_atomic_store_uint32(&r->reading, 0);        // B1
+        wake(r);
+    }
+}
+
+void
+_PyRWGIL_ReadNever(gil_state *gil)
+{
+    record *r = get_record((int32_t)_PyRWGIL_SlotIndex(gil));
+    set_watched(gil, 1);
+    _Py_atomic_store_uint32(&r->reading, 0);
+}
+
+void
+_PyRWGIL_ShareLock(gil_state *gil)
+{
+    lock(&gil->mutex);
+    _Py_atomic_store_uint32_relaxed(&gil->slot, gil->slot | _PyRWGIL_SUB);
+    unlock(&gil->mutex);
 }
 
 void
@@ -344,15 +455,15 @@ _PyRWGIL_Safepoint(PyThreadState *tstate)
     assert(tstate == _PyThreadState_GET());
     int err = errno;
     _Py_unset_eval_breaker_bit(tstate, _PY_EVAL_PLEASE_STOP_BIT);
-    int32_t index = interp_slot(tstate->interp);
-    record *r = get_record(index);
+    record *r = get_record(interp_slot(tstate->interp));
+    r->grace_from = _Py_atomic_load_uint32(&r->claims);
     uint32_t seen = attention(r);
     if (seen) {
-        _PyRWGIL_ReadRelease(index);
+        stop_reading(tstate);
         if ((seen & WANTED) && !(seen & TICKET)) {
-            wait_until(r, some_writer, now_ns() + GRACE_NS, 0);
+            wait_until(r, claimed_since, now_ns() + _PyRWGIL_grace_ns, 0);
         }
-        (void)_PyRWGIL_ReadAcquire(index, tstate);
+        start_reading(tstate);
     }
     if (_PyThreadState_MustExit(tstate)) {
         // Attaching does not return in such a thread.
@@ -390,10 +501,8 @@ claim(record *r, uint32_t ticket, int64_t deadline)
         }
         // A reader that does not take its turn in all that time is not there.
         if (_Py_atomic_compare_exchange_uint32(     // B2
-                &r->slot.attention, &seen, (seen & WANTED) | ticket)) {
-            if (seen & WANTED) {
-                wake(r);        // a reader in its grace
-            }
+                &r->attention, &seen, (seen & WANTED) | ticket)) {
+            _Py_atomic_add_uint32(&r->claims, 1);
             return 1;
         }
         if (late) {
@@ -409,28 +518,41 @@ unclaim(record *r)
     uint32_t next;
     do {
         next = seen & WANTED;
-        if (_Py_atomic_load_uint32(&r->slot.read_waiting)) {
+        if (_Py_atomic_load_uint32(&r->read_waiting)) {
             next |= TURN;
         }
     } while (!_Py_atomic_compare_exchange_uint32(
-                &r->slot.attention, &seen, next));
+                &r->attention, &seen, next));
     wake(r);
 }
 
-/* Make the reader, if there is one, come to a safepoint at once. */
+/* Make the reader, if there is one, come to a safepoint at once.  From here on
+   `reading` tells whether there is. */
 static void
 ask(record *r)
 {
     if (no_reader(r)) {
         return;
     }
-    lock(&r->mutex);
-    if (!no_reader(r)) {
-        PyThreadState *holder = _Py_atomic_load_ptr_relaxed(&r->slot.holder);
-        _Py_set_eval_breaker_bit(holder, _PY_EVAL_PLEASE_STOP_BIT);
-        count(&r->stats.safepoints, 1);
+    lock(&r->gate);
+    gil_state *gil = r->gil;
+    if (gil != NULL) {
+        lock(&gil->mutex);
+        int held = _Py_atomic_load_int_relaxed(&gil->locked) > 0;
+        if (!is_watched(gil)) {
+            set_watched(gil, 1);
+            if (!held) {
+                _Py_atomic_store_uint32(&r->reading, 0);
+            }
+        }
+        if (held && !no_reader(r)) {
+            PyThreadState *holder = _Py_atomic_load_ptr_relaxed(&gil->last_holder);
+            _Py_set_eval_breaker_bit(holder, _PY_EVAL_PLEASE_STOP_BIT);
+            count(&r->stats.safepoints, 1);
+        }
+        unlock(&gil->mutex);
     }
-    unlock(&r->mutex);
+    unlock(&r->gate);
 }
 
 
@@ -523,24 +645,24 @@ back_off(PyThreadState *tstate, _PyRWGIL_Section *section, record *blocker)
     count(&get_record(section->own)->stats.backoffs, 1);
     lock(&blocker->mutex);
     if (blocker->wanted++ == 0) {
-        _Py_atomic_or_uint32(&blocker->slot.attention, WANTED);
+        _Py_atomic_or_uint32(&blocker->attention, WANTED);
     }
     unlock(&blocker->mutex);
     ask(blocker);
 
-    (void)_PyRWGIL_ReadAcquire((uint32_t)section->own, tstate);
+    start_reading(tstate);
     _PyThreadState_Detach(tstate);
     wait_until(blocker, no_reader, now_ns() + PAUSE_NS, 0);
     // Before attaching, which does not return in a thread that must exit.
     lock(&blocker->mutex);
     if (--blocker->wanted == 0) {
-        _Py_atomic_and_uint32(&blocker->slot.attention, ~WANTED);
+        _Py_atomic_and_uint32(&blocker->attention, ~WANTED);
     }
     unlock(&blocker->mutex);
     _PyThreadState_Attach(tstate);
 
     int err = PyErr_CheckSignals();
-    _PyRWGIL_ReadRelease((uint32_t)section->own);
+    stop_reading(tstate);
     return err;
 }
 
@@ -601,7 +723,7 @@ enter(PyThreadState *tstate, _PyRWGIL_Section *section, int64_t id)
     int64_t begun = now_ns();
     record *own = get_record(section->own);
     record *blocker = NULL;
-    _PyRWGIL_ReadRelease((uint32_t)section->own);   // RW-5
+    stop_reading(tstate);       // RW-5
     for (;;) {
         record *late = try_enter(section, now_ns() + PATIENCE_NS);
         if (late == NULL) {
@@ -614,7 +736,7 @@ enter(PyThreadState *tstate, _PyRWGIL_Section *section, int64_t id)
             err = interp_gone(id);
         }
         if (err) {
-            (void)_PyRWGIL_ReadAcquire((uint32_t)section->own, tstate);
+            start_reading(tstate);
             return -1;
         }
     }
@@ -659,7 +781,7 @@ _PyRWGIL_WritePair(_PyRWGIL_Section *section, PyInterpreterState *other)
     assert(!in_write);
     PyThreadState *tstate = _PyThreadState_GET();
     int32_t own = interp_slot(tstate->interp);
-    assert(!no_reader(get_record(own)));            // RW-1
+    assert(reads(tstate));      // RW-1
     if (registry.mode == _PyRWGIL_MODE_GLOBAL) {
         return _PyRWGIL_WriteAll(section);
     }
@@ -712,8 +834,7 @@ _PyRWGIL_WriteEnd(_PyRWGIL_Section *section)
     observe(&own->stats.write_hold, now_ns() - section->begun);
     if (section->span != 1) {
         release_slots(section);
-        (void)_PyRWGIL_ReadAcquire((uint32_t)section->own,
-                                   _PyThreadState_GET());
+        start_reading(_PyThreadState_GET());
     }
     errno = err;
 }
@@ -806,25 +927,23 @@ new_index(void)
             return i;
         }
     }
-    int32_t chunk = top >> _PyRWGIL_CHUNK_BITS;
-    if (chunk >= _PyRWGIL_MAX_CHUNKS) {
+    int32_t chunk = top >> CHUNK_BITS;
+    if (chunk >= MAX_CHUNKS) {
         Py_FatalError("RW-GIL: too many interpreters");
     }
-    if (_PyRWGIL_chunks[chunk] == NULL) {
-        size_t size = _PyRWGIL_CHUNK_SIZE * _PyRWGIL_SLOT_BYTES;
-        char *raw = PyMem_RawCalloc(1, size + 64);
-        if (raw == NULL) {
+    if (chunks[chunk] == NULL) {
+        chunks[chunk] = PyMem_RawCalloc(CHUNK_SIZE, sizeof(record));
+        if (chunks[chunk] == NULL) {
             Py_FatalError("RW-GIL: no memory for a slot");
         }
-        _PyRWGIL_chunks[chunk] = (char *)_Py_ALIGN_UP(raw, 64);
     }
     init_record(get_record(top));
     _Py_atomic_store_int32(&registry.top, top + 1);
     return top;
 }
 
-uint32_t
-_PyRWGIL_SlotNew(PyInterpreterState *interp)
+void
+_PyRWGIL_SlotNew(PyInterpreterState *interp, gil_state *gil)
 {
     if (!registry.created) {
         create_registry();
@@ -839,11 +958,17 @@ _PyRWGIL_SlotNew(PyInterpreterState *interp)
     memset(&r->stats, 0, sizeof(r->stats));
     r->stats.interp = PyInterpreterState_GetID(interp);
     r->stats.blame_interp = -1;
+    r->reading = r->read_waiting = 0;
     if (registry.all) {
-        _Py_atomic_or_uint32(&r->slot.attention, registry.all);    // R6
+        _Py_atomic_or_uint32(&r->attention, registry.all);      // R6
     }
+    // Born watched: the first one to take this lock looks at `attention`.
+    gil->slot = ((uint32_t)index << _PyRWGIL_MARK_BITS) | _PyRWGIL_WATCHED
+                | (_Py_IsMainInterpreter(interp) ? 0 : _PyRWGIL_SUB);
+    lock(&r->gate);
+    r->gil = gil;
+    unlock(&r->gate);
     unlock(&registry.mutex);
-    return (uint32_t)index;
 }
 
 static void
@@ -879,6 +1004,10 @@ _PyRWGIL_SlotFree(PyInterpreterState *interp)
         sum->blame_interp = r->stats.blame_interp;
     }
     r->live = 0;
+    lock(&r->gate);
+    r->gil = NULL;
+    _Py_atomic_store_uint32(&r->reading, 0);
+    unlock(&r->gate);
     unlock(&registry.mutex);
 }
 
@@ -890,9 +1019,9 @@ _PyRWGIL_BeforeFork(void)
     int32_t own = interp_slot(tstate->interp);
     *section = (_PyRWGIL_Section){
         .slots = {-1, -1}, .span = _PyRWGIL_SPAN_ALL, .own = own};
-    _PyRWGIL_ReadRelease((uint32_t)own);
+    stop_reading(tstate);
     if (try_enter(section, now_ns() + _PyRWGIL_FORK_WAIT_NS) != NULL) {
-        (void)_PyRWGIL_ReadAcquire((uint32_t)own, tstate);
+        start_reading(tstate);
         section->span = 0;
         return;
     }
@@ -920,9 +1049,14 @@ _PyRWGIL_AfterFork_Child(void)
         record *r = get_record(i);
         init_record(r);
         r->parked = r->wanted = 0;
-        r->slot.attention = r->slot.reading = r->slot.read_waiting = 0;
+        r->attention = r->reading = r->read_waiting = 0;
         r->live = i == 0;
+        if (!r->live) {
+            r->gil = NULL;
+        }
     }
+    // The base takes the main interpreter's lock anew soon after this.
+    set_watched(get_record(0)->gil, 1);
 }
 
 int
@@ -963,4 +1097,24 @@ _PyRWGIL_GetStats(int32_t index, _PyRWGIL_Stats *stats)
     copy_counters((uint64_t *)stats, (const uint64_t *)&r->stats, n);
     unlock(&registry.mutex);
     return live;
+}
+
+void
+_PyRWGIL_GetView(int32_t index, _PyRWGIL_View *view)
+{
+    record *r = get_record(index);
+    lock(&r->gate);
+    int reading = !no_reader(r);
+    if (reading && r->gil != NULL && !is_watched(r->gil)) {
+        reading = _Py_atomic_load_int_relaxed(&r->gil->locked) > 0;
+    }
+    unlock(&r->gate);
+    uint32_t seen = attention(r);
+    *view = (_PyRWGIL_View){
+        .reading = reading,
+        .read_waiting = (int)_Py_atomic_load_uint32(&r->read_waiting),
+        .wanted = (seen & WANTED) != 0,
+        .turn = (seen & TURN) != 0,
+        .ticket = seen & TICKET,
+    };
 }

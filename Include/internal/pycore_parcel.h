@@ -73,12 +73,16 @@ struct _PyParcel_Home {
     PyTypeObject *queue_type;
     PyTypeObject *parcel_type;
     PyTypeObject *lent_type;
+    PyTypeObject *move_type;        // _PyParcel_MoveObject
+    PyTypeObject *moved_types[2];   // MovedObject: without and with a GC header
+    PyObject *transfer_error;
+    PyObject *moved_error;
     PyObject *sentinels[_PyParcel_NSENTINELS];
     PyObject *not_shareable_error;
-    PyObject *dumps;                // callable(obj) -> bytes-like
-    PyObject *loads;                // callable(bytes) -> obj
     PyTypeObject *interpreter_type; // called with an id; or NULL
-    struct _PyParcel_coding *codings;   // calls of dumps() under way
+    void *moved;                    // parcel_moved.c: what MovedObjects were
+    void *names;                    // parcel_reduce.c: what names have been found
+    void *classes;                  // parcel_pack.c: how instances are taken
     struct _PyParcel_QueueObject *queues;   // all instances, not counted
 
     /* Givers of the handles that the module implements.  new_queue counts the
@@ -109,14 +113,24 @@ typedef struct _PyParcel_QueueObject {
 
 /* --- Messages ------------------------------------------------------------ */
 
-/* Take `obj` out of the current interpreter.  What is not native goes through
-   the home's codec.  NULL with an exception: NotShareableError, with what went
-   wrong as its cause, or MemoryError, KeyboardInterrupt, ...; then nothing has
-   happened to the object. */
+/* Take `obj` out of the current interpreter: a copy, and what is in a move() as it
+   is.  NULL with an exception: NotShareableError, with what went wrong as its
+   cause, TransferError, MovedError, MemoryError, KeyboardInterrupt, ...; then
+   nothing has happened to the object. */
 extern _PyParcel *_PyParcel_Pack(_PyParcel_Home *, PyObject *obj);
 
-/* Make the object in the current interpreter.  The parcel stays whole, also
-   on failure, and can be opened any number of times. */
+/* The same for an argument of a C function: `arg` is its place in the argument
+   vector.  When that lies on the evaluation stack of the calling frame and has
+   the only reference, nobody can see the object afterwards: it is moved. */
+extern _PyParcel *_PyParcel_PackArg(_PyParcel_Home *, PyObject *const *arg);
+
+/* The same for a reference that only the caller knows of.  When the object is
+   moved, None is left in its place. */
+extern _PyParcel *_PyParcel_PackSlot(_PyParcel_Home *, PyObject **slot);
+
+/* Make the object in the current interpreter.  On failure the parcel stays whole;
+   once it has been opened there is nothing left in it, and it is a TransferError
+   to open it again. */
 extern PyObject *_PyParcel_Open(_PyParcel_Home *, _PyParcel *);
 
 extern _PyParcel *_PyParcel_Share(_PyParcel *);
@@ -125,16 +139,23 @@ extern _PyParcel *_PyParcel_Share(_PyParcel *);
    cross-interpreter data; the last handle of an interpreter closes it. */
 extern void _PyParcel_Discard(_PyParcel *);
 
-/* True when pack needs no codec for it. */
+/* True when pack runs no code for it. */
 extern int _PyParcel_IsNative(_PyParcel_Home *, PyObject *);
+
+/* How many objects went in which way. */
+typedef struct {
+    Py_ssize_t shared;
+    Py_ssize_t moved;
+    Py_ssize_t copied;
+    Py_ssize_t rebuilt;
+    Py_ssize_t reduced;
+} _PyParcel_Stats;
+
+extern void _PyParcel_GetStats(_PyParcel *, _PyParcel_Stats *);
+extern int _PyParcel_Opened(_PyParcel *);           // has it been opened?
 
 extern int64_t _PyParcel_Interp(_PyParcel *);       // id of the sender
 extern size_t _PyParcel_Size(_PyParcel *);          // bytes of memory
-
-/* A pack call that is under way in this thread keeps `queue` alive until its
-   parcel is discarded.  For Queue.__reduce__: a queue inside a pickle is only
-   an id there.  0, or -1 with MemoryError. */
-extern int _PyParcel_Mention(_PyParcel_Home *, _PyParcel_Queue *queue);
 
 extern const Py_buffer *_PyParcel_LentBuffer(_PyParcel_Lent *);
 /* The last one gives the buffer back to the interpreter that lent it, or
@@ -171,17 +192,58 @@ typedef enum {
     _PyParcel_ERROR = -1,           // an exception is set: a signal's handler
 } _PyParcel_Status;
 
-/* timeout in ns; 0: do not wait; < 0: as long as it takes.
+/* timeout in ns; 0: do not wait; < 0: as long as it takes.  The caller keeps the
+   queue alive. */
 
-   put takes the parcel over, on _PyParcel_OK only.  get hands it to the
-   caller, who discards it; *gone is 0, or what is to be done with the parcel
-   of a destroyed interpreter.  The caller keeps the queue alive. */
+/* Takes the parcel over, on _PyParcel_OK only. */
 extern _PyParcel_Status _PyParcel_QueuePut(_PyParcel_Home *, _PyParcel_Queue *,
                                            _PyParcel *, int unbound,
                                            PyTime_t timeout);
+
+/* Take at least one parcel and at most `max` or _PyParcel_MANY: a chain.  The
+   caller discards each. */
+#define _PyParcel_MANY 1024         // bounds how long a queue is held
 extern _PyParcel_Status _PyParcel_QueueGet(_PyParcel_Home *, _PyParcel_Queue *,
-                                           _PyParcel **, int *gone,
+                                           Py_ssize_t max, _PyParcel **,
                                            PyTime_t timeout);
+/* Take the first off a chain; returns the rest, or NULL. */
+extern _PyParcel *_PyParcel_Unchain(_PyParcel *);
+/* 0, or what is to be done with the parcel of a destroyed interpreter. */
+extern int _PyParcel_Gone(_PyParcel *);
+/* Put a chain back as if it had not been taken. */
+extern void _PyParcel_QueueUnget(_PyParcel_Queue *, _PyParcel *);
+
+/* Pack something into each of n places.  A place is reserved before pack(arg, i)
+   is called for it, so what has been packed is put in any case: for what can't be
+   packed without being moved.  *done is how many were put.  If pack fails, those
+   before it have been put: _PyParcel_ERROR. */
+typedef _PyParcel *(*_PyParcel_Packer)(void *arg, Py_ssize_t i);
+extern _PyParcel_Status _PyParcel_QueuePutMany(
+    _PyParcel_Home *, _PyParcel_Queue *, _PyParcel_Packer pack, void *arg,
+    Py_ssize_t n, int unbound, PyTime_t timeout, Py_ssize_t *done);
+
+/* Would put have to wait just now? */
+extern int _PyParcel_QueueIsFull(_PyParcel_Queue *);
+
+/* For an event loop: a bell is a file descriptor that becomes readable when one
+   of its waits may be over, until it is silenced. */
+typedef struct _PyParcel_Bell _PyParcel_Bell;
+extern _PyParcel_Bell *_PyParcel_BellNew(void);
+extern void _PyParcel_BellDrop(_PyParcel_Bell *);
+extern int _PyParcel_BellFd(_PyParcel_Bell *);
+extern void _PyParcel_BellSilence(_PyParcel_Bell *);
+
+/* A wait to put or to get.  Get and Put try; on _PyParcel_EMPTY and
+   _PyParcel_FULL the bell will ring, and Over be true, when they should be
+   called again.  WaitFree() in between gives up: nothing is lost. */
+typedef struct _PyParcel_Wait _PyParcel_Wait;
+extern _PyParcel_Wait *_PyParcel_WaitNew(_PyParcel_Home *, _PyParcel_Queue *,
+                                         int to_put, _PyParcel_Bell *);
+extern void _PyParcel_WaitFree(_PyParcel_Wait *);
+extern int _PyParcel_WaitOver(_PyParcel_Wait *);
+extern _PyParcel_Status _PyParcel_WaitGet(_PyParcel_Wait *, _PyParcel **);
+extern _PyParcel_Status _PyParcel_WaitPut(_PyParcel_Wait *, _PyParcel_Packer,
+                                          void *arg, int unbound);
 
 /* A signal has been noted: should the main thread wait, it looks at it.  Called
    by the C handler in any thread; async-signal-safe. */
@@ -193,24 +255,5 @@ extern void _PyParcel_EndWaits(int64_t interpid);
 /* The items that came from this interpreter become unbound. */
 extern void _PyParcel_Unbind(int64_t interpid);
 
-
-/* --- Used by the two files only ------------------------------------------ */
-
-struct _PyParcel_resource;
-
-struct _PyParcel {
-    _PyParcel *next;                // guarded by the queue that holds it
-    Py_ssize_t refs;                // atomic
-    int64_t interpid;               // read-only
-    uint8_t unbound;                // written before it is put: what to do if
-                                    // the sender goes
-    uint8_t gone;                   // guarded by the queue: that has happened
-    struct _PyParcel_resource *resources;   // what is counted or owed
-    Py_ssize_t nresources;
-    size_t size;                    // bytes of content
-    char content[];
-};
-
-extern void _PyParcel_ReleaseResources(struct _PyParcel_resource *, Py_ssize_t);
 
 #endif   // !Py_INTERNAL_PARCEL_H

@@ -7,9 +7,9 @@
 // Terms
 //
 //   heap of X   all objects that interpreter X owns
-//   slot        one cache-line sized record per lock that serialises an
-//               interpreter, that is per _gil_runtime_state.  Legacy
-//               subinterpreters that share a lock share its slot.
+//   slot        a record per lock that serialises an interpreter, that is per
+//               _gil_runtime_state.  Legacy subinterpreters that share a lock
+//               share its slot.
 //   safepoint   a point where a thread that runs Python gives up its slot,
 //               because a writer asked, and takes it back when that is done
 //
@@ -29,14 +29,17 @@
 //   RW-6  Nothing waits without bound: Ctrl-C and finalisation reach every
 //         wait that Python code entered.
 //
-// Lock order: import lock, write section, HEAD_LOCK, gil->mutex, slot->mutex.
-// Take a write section before, never while holding, any of those to its right.
+// Lock order: import lock, write section, HEAD_LOCK, slot->gate, gil->mutex,
+// slot->mutex.  Take a write section before, never while holding, any of those
+// to its right.
 
 #ifndef Py_INTERNAL_RWGIL_H
 #define Py_INTERNAL_RWGIL_H
 #ifndef Py_BUILD_CORE
 #  error "an internal header: define Py_BUILD_CORE to use it"
 #endif
+
+#include "pycore_gil.h"           // struct _gil_runtime_state
 
 #include <stdint.h>
 
@@ -86,72 +89,64 @@ PyAPI_FUNC(int) _PyRWGIL_InWrite(void);
 
 /* --- Reading: called by take_gil() and drop_gil() only ------------------- */
 
-/* The part of a slot that readers touch has a cache line of its own; nothing
-   else writes it but a writer that has come for this heap. */
-typedef struct _PyRWGIL_Slot _PyRWGIL_Slot;
-struct _PyRWGIL_Slot {
-    // Written by the thread that holds the interpreter's lock.
-    uint32_t reading;           // atomic; 1: that thread reads
-    uint32_t read_waiting;      // atomic; 1: it waits to read again
-    PyThreadState *holder;      // atomic; valid while `reading`
-    // Written by writers.
-    uint32_t attention;         // atomic; see rwgil.c, zero: nobody wants anything
-};
+/* To read takes no step of its own: who holds the interpreter's lock reads.
+   Only from the moment that a writer comes for a heap until the lock is next
+   taken without one, the holder says in the slot what it does; the lock is
+   WATCHED then.  The member `slot` of _gil_runtime_state has this mark and one
+   for signals, so that take_gil() and drop_gil() have one look for both.
+   Written under gil->mutex, atomic. */
+#define _PyRWGIL_WATCHED    1U  // the slot says whether the lock's holder reads
+#define _PyRWGIL_SUB        2U  // subinterpreters use the lock (pycore_rwsignal.h)
+#define _PyRWGIL_MARKS      (_PyRWGIL_WATCHED | _PyRWGIL_SUB)
+#define _PyRWGIL_MARK_BITS  2   // above them: the slot's index, which never changes
 
-#define _PyRWGIL_CHUNK_BITS 4
-#define _PyRWGIL_CHUNK_SIZE (1 << _PyRWGIL_CHUNK_BITS)
-#define _PyRWGIL_MAX_CHUNKS 4096
-#define _PyRWGIL_SLOT_BYTES 2048
-
-// Chunks are allocated once and never freed; the first one is static.
-PyAPI_DATA(char *) _PyRWGIL_chunks[_PyRWGIL_MAX_CHUNKS];
-
-static inline _PyRWGIL_Slot *
-_PyRWGIL_GetSlot(uint32_t index)
+static inline uint32_t
+_PyRWGIL_SlotIndex(const struct _gil_runtime_state *gil)
 {
-    char *chunk = _PyRWGIL_chunks[index >> _PyRWGIL_CHUNK_BITS];
-    return (_PyRWGIL_Slot *)(
-        chunk + (index & (_PyRWGIL_CHUNK_SIZE - 1)) * _PyRWGIL_SLOT_BYTES);
+    return _Py_atomic_load_uint32_relaxed(&gil->slot) >> _PyRWGIL_MARK_BITS;
 }
 
-extern void _PyRWGIL_ReadAcquireSlow(_PyRWGIL_Slot *, PyThreadState *);
-extern void _PyRWGIL_ReadReleaseSlow(_PyRWGIL_Slot *);
+extern int _PyRWGIL_ReadAcquireSlow(struct _gil_runtime_state *, PyThreadState *);
+extern void _PyRWGIL_ReadReleaseSlow(struct _gil_runtime_state *, PyThreadState *);
 
-/* The caller has just taken the interpreter's lock.  Returns 1 if it had to
-   wait, in which time finalisation may have begun, else 0. */
+/* The caller has just taken the interpreter's lock.  It holds gil->mutex, which
+   is let go of for a while if there is a writer to wait for.  Returns 1 if
+   finalisation has begun by then, and the thread has to drop the lock and exit. */
 static inline int
-_PyRWGIL_ReadAcquire(uint32_t index, PyThreadState *tstate)
+_PyRWGIL_ReadAcquire(struct _gil_runtime_state *gil, PyThreadState *tstate)
 {
-    _PyRWGIL_Slot *slot = _PyRWGIL_GetSlot(index);
-    _Py_atomic_store_ptr_relaxed(&slot->holder, tstate);
-    // Barrier B1: this store, then that load; pairs with B2 in rwgil.c.
-    _Py_atomic_store_uint32(&slot->reading, 1);
-    if (_Py_atomic_load_uint32(&slot->attention) == 0) {
-        return 0;
+    if (gil->slot & _PyRWGIL_MARKS) {
+        return _PyRWGIL_ReadAcquireSlow(gil, tstate);
     }
-    _PyRWGIL_ReadAcquireSlow(slot, tstate);
-    return 1;
+    return 0;
 }
 
-/* The caller is about to drop the interpreter's lock.  Does nothing if it does
-   not read (a thread that exits in take_gil() never took the slot). */
+/* The caller drops the interpreter's lock.  It holds gil->mutex.  tstate is NULL
+   in a thread that exits before it reads. */
 static inline void
-_PyRWGIL_ReadRelease(uint32_t index)
+_PyRWGIL_ReadRelease(struct _gil_runtime_state *gil, PyThreadState *tstate)
 {
-    _PyRWGIL_Slot *slot = _PyRWGIL_GetSlot(index);
-    if (_Py_atomic_load_uint32_relaxed(&slot->reading)) {
-        // B1 again
-        _Py_atomic_store_uint32(&slot->reading, 0);
-        if (_Py_atomic_load_uint32(&slot->attention) != 0) {
-            _PyRWGIL_ReadReleaseSlow(slot);
-        }
+    if (gil->slot & _PyRWGIL_MARKS) {
+        _PyRWGIL_ReadReleaseSlow(gil, tstate);
     }
 }
+
+/* The caller has taken the lock, only to drop it and exit: its thread state may
+   be gone, so that no writer must ask it.  It holds gil->mutex. */
+extern void _PyRWGIL_ReadNever(struct _gil_runtime_state *);
+
+/* A subinterpreter is about to use this lock, its own or main's. */
+extern void _PyRWGIL_ShareLock(struct _gil_runtime_state *);
 
 /* What the eval loop and PyErr_CheckSignals() do when a writer asked
    (_PY_EVAL_PLEASE_STOP_BIT): give up the slot, wait, take it back.  Does not
    return in a thread that has to exit because of finalisation. */
 PyAPI_FUNC(void) _PyRWGIL_Safepoint(PyThreadState *);
+
+/* While it is set the calling thread takes interpreters' locks as soon as their
+   holders come to a safepoint, and not after the switch interval.  For visits to
+   an interpreter that are short and for which another one waits. */
+extern _Py_thread_local int _PyRWGIL_hurry;
 
 /* --- Life of slots and of the process ------------------------------------ */
 
@@ -160,12 +155,13 @@ PyAPI_FUNC(void) _PyRWGIL_Safepoint(PyThreadState *);
 extern PyStatus _PyRWGIL_ReadConfig(const PyConfig *);
 PyAPI_FUNC(_PyRWGIL_Mode) _PyRWGIL_GetMode(void);
 
-/* A slot for an interpreter that gets a lock of its own.  The main
-   interpreter's is always 0.  Never fails: no memory is fatal, as for the
-   lock itself. */
-extern uint32_t _PyRWGIL_SlotNew(PyInterpreterState *);
+/* Give a slot to the lock of an interpreter that gets one of its own; it exists,
+   and nobody else knows of it yet.  The main interpreter's slot is always 0.
+   Never fails: no memory is fatal, as for the lock itself. */
+extern void _PyRWGIL_SlotNew(PyInterpreterState *, struct _gil_runtime_state *);
 
-/* The interpreter is gone, its lock will never be taken again. */
+/* The interpreter is gone, its lock will never be taken again and can be freed
+   after this. */
 extern void _PyRWGIL_SlotFree(PyInterpreterState *);
 
 /* Fork: stop all interpreters before, and let them run on in the parent; in
@@ -180,7 +176,7 @@ extern void _PyRWGIL_AfterFork_Child(void);
 
 /* In the child: were all other interpreters stopped at the fork?  If not, what
    they own may have been copied while it was being changed. */
-extern int _PyRWGIL_ForkedQuietly(void);
+PyAPI_FUNC(int) _PyRWGIL_ForkedQuietly(void);
 
 /* Finalisation: ask the reader of this slot to come to a safepoint.  True once
    no thread runs Python under its lock, false when one still does after
@@ -218,5 +214,21 @@ typedef struct {
    interpreters that are gone.  Numbers are read while others may count: each
    is right, together they are approximate. */
 PyAPI_FUNC(int) _PyRWGIL_GetStats(int32_t index, _PyRWGIL_Stats *);
+
+/* --- For tests ----------------------------------------------------------- */
+
+/* How long a reader waits at a safepoint for a writer that has backed off. */
+PyAPI_DATA(int64_t) _PyRWGIL_grace_ns;
+
+/* What a slot is in at this moment. */
+typedef struct {
+    int reading;
+    int read_waiting;               // its reader waits to read again
+    int wanted;
+    int turn;
+    uint32_t ticket;
+} _PyRWGIL_View;
+
+PyAPI_FUNC(void) _PyRWGIL_GetView(int32_t index, _PyRWGIL_View *);
 
 #endif   /* !Py_INTERNAL_RWGIL_H */

@@ -37,7 +37,8 @@ extern void _PyRWSignal_AfterFork(PyThreadState *tstate);
 extern void _PyRWSignal_AttachedSlow(PyThreadState *tstate);
 extern void _PyRWSignal_DetachSlow(PyThreadState *tstate);
 
-/* tstate has become the calling thread's current thread state. */
+/* Called by _PyRWGIL_ReadAcquire() and _PyRWGIL_ReadRelease() if subinterpreters
+   use the lock.  tstate has become the calling thread's, it is attached. */
 static inline void
 _PyRWSignal_Attached(PyThreadState *tstate)
 {
@@ -46,7 +47,7 @@ _PyRWSignal_Attached(PyThreadState *tstate)
     }
 }
 
-/* tstate is about to stop being that; it must not be freed before this. */
+/* tstate is about to be detached; it must not be freed before this. */
 static inline void
 _PyRWSignal_Detach(PyThreadState *tstate)
 {

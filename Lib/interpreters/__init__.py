@@ -7,7 +7,9 @@
 
 Each interpreter has its own modules, its own __main__ and its own lock.  They
 share no objects: what goes from one to another, through call() and its kin or
-through a Queue, arrives as a copy.
+through a Queue, arrives as a copy, or is moved:
+
+    interp.call(work, interpreters.move(data))
 
 Names that Python 3.14 has in concurrent.interpreters mean here what they mean
 there; that module exists here, too, with the same objects.
@@ -20,19 +22,20 @@ import _parcels
 from _interpreters import InterpreterError, InterpreterNotFoundError
 from _parcels import (
     UNBOUND, UNBOUND_ERROR, UNBOUND_REMOVE,
-    ItemInterpreterDestroyed, NotShareableError,
-    Queue, QueueEmpty, QueueError, QueueFull, QueueNotFoundError,
-    create_queue, is_shareable, lock_stats,
+    ItemInterpreterDestroyed, MovedError, MovedObject, NotShareableError,
+    Parcel, Queue, QueueEmpty, QueueError, QueueFull, QueueNotFoundError,
+    TransferError,
+    create_queue, is_shareable, lock_stats, move, pack,
 )
 from weakref import WeakValueDictionary
 
 __all__ = [
     'create', 'list_all', 'get_current', 'get_main', 'is_shareable',
-    'create_queue', 'lock_stats',
-    'Interpreter', 'Queue',
+    'create_queue', 'lock_stats', 'move', 'pack',
+    'Interpreter', 'Queue', 'Parcel', 'MovedObject',
     'UNBOUND', 'UNBOUND_ERROR', 'UNBOUND_REMOVE',
     'InterpreterError', 'InterpreterNotFoundError', 'ExecutionFailed',
-    'NotShareableError',
+    'NotShareableError', 'TransferError', 'MovedError',
     'QueueError', 'QueueNotFoundError', 'QueueEmpty', 'QueueFull',
     'ItemInterpreterDestroyed',
 ]
@@ -48,7 +51,8 @@ class ExecutionFailed(InterpreterError):
     """Code that was run in another interpreter raised an exception.
 
     The exception itself is the __cause__, with its notes, cause and context,
-    if it can be pickled there and re-created here; else the __cause__ is None.
+    if it can be sent; else the __cause__ is None.  The traceback over there is
+    part of the text, so that both tracebacks are seen.
 
     Attributes (as in 3.14):
 
@@ -137,9 +141,14 @@ class Interpreter:
     closed, and those that run something in it or close it InterpreterError
     when it was not made by create().
 
-    exec(), call() and prepare_main() run in the calling thread, one at a time
-    in each interpreter: InterpreterError if it is running already.  What they
-    send they send as a copy: NotShareableError if that can't be.
+    exec() and call() run in the calling thread, one at a time in each
+    interpreter: InterpreterError if it is running already.  prepare_main() and
+    take() work on one that is running, too.
+
+    What they send they send as a copy, or move it where it is in a move():
+    NotShareableError or TransferError if that can't be.  If it has been sent
+    and can't be used, the exception has it as a Parcel in its attribute
+    'parcel'.
     """
 
     __slots__ = ('_id', '_whence', '_owns', '__weakref__')
@@ -212,7 +221,11 @@ class Interpreter:
 
     def prepare_main(self, ns: Mapping[str, object] | None = None, /,
                      **kwargs: object) -> None:
-        """Bind copies of the values to the names in the __main__ over there."""
+        """Bind copies of the values to the names in the __main__ over there.
+
+        If code is running there, it is stopped for as long as that takes, as
+        soon as it comes to a point where it can be.
+        """
         values = dict(ns, **kwargs) if ns is not None else kwargs
         if not values:
             raise ValueError('there is nothing to bind')    # as in 3.14
@@ -220,7 +233,22 @@ class Interpreter:
             if not isinstance(name, str):
                 raise TypeError(f'names must be str, not {type(name).__name__}')
         self._check_made_here('prepare')
-        self._run('set_vars', _pack(tuple(values), tuple(values.values())))
+        self._run('set_vars', _pack(tuple(values), tuple(values.values())),
+                  direct=True)
+
+    def take(self, name: str, /) -> object:
+        """Remove a name from the __main__ over there, and return its object.
+
+        The object is moved: whoever else has it over there has a MovedObject.
+        Code that is running there is stopped as by prepare_main().
+
+        Raises NameError if there is no such name, and TransferError or
+        NotShareableError if the object can't be moved; then it stays there.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f'the name must be a str, not {type(name).__name__}')
+        self._check_made_here('take from')
+        return self._run('take', _parcels.pack(name), direct=True)
 
     def exec(self, code: str | CodeType | FunctionType, /) -> None:
         """Run code in the __main__ over there, as the builtin exec() does.
@@ -251,25 +279,34 @@ class Interpreter:
         Raises ExecutionFailed, from the exception, if the callable raises
         one; KeyboardInterrupt comes as itself.
         """
-        _check_callable(callable)
-        return self._call(callable, args, kwargs)
+        self._check_made_here('call in')
+        return self._run('call', _pack_call(callable, args, kwargs))
+
+    async def call_async(self, callable: Callable, /, *args: object,
+                         **kwargs: object):
+        """Do what call() does in a new thread, and await what it returns.
+
+        If the task is cancelled the call goes on; its result is dropped.
+        """
+        self._check_made_here('call in')
+        message = _pack_call(callable, args, kwargs)
+        from . import _async
+        reply = await _async.in_thread(self._send, 'call', message)
+        return self._receive(message, *reply)
 
     def call_in_thread(self, callable: Callable, /, *args: object,
                        **kwargs: object) -> Thread:
         """Do what call() does in a new thread, and return that, started.
 
-        The result is dropped.  Exceptions go to threading.excepthook().
+        What is sent is taken at once.  The result is dropped.  Exceptions of
+        the call go to threading.excepthook().
         """
-        _check_callable(callable)
+        self._check_made_here('call in')
+        message = _pack_call(callable, args, kwargs)
         from threading import Thread
-        thread = Thread(target=self._call, args=(callable, args, kwargs))
+        thread = Thread(target=self._run, args=('call', message))
         thread.start()
         return thread
-
-    def _call(self, func, args, kwargs):
-        self._check_made_here('call in')
-        values = _codec.name_of(func) or func, *args, *kwargs.values()
-        return self._run('call', _pack(tuple(kwargs), values))
 
     def _check_made_here(self, what):
         if self._whence != _interpreters.WHENCE_STDLIB:
@@ -277,42 +314,71 @@ class Interpreter:
                 f'cannot {what} unrecognized interpreter {self._id}: it was '
                 f'not made by create()')
 
-    def _run(self, entry, message):
-        from . import _entry
+    def _run(self, entry, message, *, direct=False):
+        return self._receive(message, *self._send(entry, message, direct))
+
+    def _send(self, entry, message, direct=False):
         # message is a Parcel, so the entry opens it and deals with errors.
-        outcome, value = _parcels.run(self._id, (entry, message))
+        try:
+            return _parcels.run(self._id, (entry, message), direct)
+        except InterpreterError as exc:
+            exc.parcel = message
+            raise
+
+    def _receive(self, message, outcome, value):
+        from . import _entry
         if outcome == _entry.DONE:
             return value.open()
+        if outcome == _entry.NO_SUCH_NAME:
+            raise NameError(value)
         from . import _failure
         excinfo, exc = _failure.restore(value)
         if outcome == _entry.NOT_OPENED:
-            raise NotShareableError(
+            kind = (NotShareableError if isinstance(exc, NotShareableError)
+                    else TransferError)
+            error = kind(
                 f'interpreter {self._id} could not open the message: '
-                f'{excinfo.formatted}') from exc
+                f'{excinfo.formatted}')
+            error.reason = excinfo.formatted
+            error.parcel = message
+            raise error from exc
         if outcome == _entry.NOT_PACKED:
-            raise NotShareableError(
+            kind = (TransferError if isinstance(exc, TransferError)
+                    else NotShareableError)
+            error = kind(
                 f'interpreter {self._id} could not send the result: '
-                f'{excinfo.msg}') from exc
+                f'{excinfo.msg}')
+            error.path = getattr(exc, 'path', None)
+            error.reason = getattr(exc, 'reason', None)
+            raise error from exc
         failed = ExecutionFailed(excinfo)
         if isinstance(exc, KeyboardInterrupt):
             raise KeyboardInterrupt(*exc.args) from failed
         raise failed from exc
 
 
+def _pack_call(func, args, kwargs):
+    if not callable(func):
+        raise TypeError(f'{type(func).__name__!r} object is not callable')
+    values = _codec.name_of(func) or func, *args, *kwargs.values()
+    return _pack(tuple(kwargs), values)
+
+
 def _pack(names, values):
     try:
         return _parcels.pack((names, values))
-    except NotShareableError as exc:
-        error = exc
-    # One by one: the error of one says where in it, not where in all of them.
-    for value in values:
-        _parcels.pack(value)
-    raise error
+    except (NotShareableError, TransferError) as exc:
+        _shorten_path(exc)
+        raise
 
 
-def _check_callable(func):
-    if not callable(func):
-        raise TypeError(f'{type(func).__name__!r} object is not callable')
+def _shorten_path(exc):
+    # obj[1][2].lock is what the caller knows as the lock of the third value.
+    path = getattr(exc, 'path', None)
+    if path and path.startswith('obj[1]['):
+        short = exc.path = 'obj' + path.partition(']')[2].partition(']')[2]
+        old, new = (path, short) if short != 'obj' else (f'{path}: ', '')
+        exc.args = (exc.args[0].replace(old, new, 1),)
 
 
 def _code_of(func):

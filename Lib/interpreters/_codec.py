@@ -1,11 +1,8 @@
-"""How objects that a parcel can't take as they are become bytes, and objects again.
+"""What a parcel can't take by itself: functions that go by code, the things of a
+``__main__``, and what pickle forgets of an exception.
 
-This module registers dumps() and loads() with ``_parcels``, which from then on
-calls the one to send and the other to receive.
-
-What goes is pickle, protocol 5, with one thing added: functions, lambdas and
-whatever else lives in ``__main__``.  A receiver has a ``__main__`` of its own,
-so a reference by name does not lead anywhere there.
+The C code of parcels calls this module for them (parcel_reduce.c).  A receiver
+has a ``__main__`` of its own, so a reference by name does not lead anywhere there.
 
 Functions
     By name, if the receiver can import them.  Else by code: the code object,
@@ -16,10 +13,10 @@ Spaces
     importable module are that module's, imported.  Those of a ``__main__`` are
     a *space*: a dict that the receiver keeps for each interpreter it got
     functions from, so that what one function stores there with ``global`` the
-    next one finds.  Any other globals are a fresh dict for each message.
+    next one finds.  Any other globals are a fresh dict for each parcel.
 
     (S1) A value that is in a space is replaced only when the sender's value
-         has changed since the last message; otherwise the receiver's stays.
+         has changed since the last parcel; otherwise the receiver's stays.
     (S2) A function that comes home gets its own globals, untouched.
     (S3) A name that neither the sender's globals nor its builtins have is
          taken from the receiver's ``__main__``, if it is there.
@@ -29,7 +26,10 @@ Classes of ``__main__``, and globals that can't be pickled
     main script, which is loaded once per receiver as ``__interp_main__``,
     like multiprocessing's "spawn" does.  ``if __name__ == '__main__'`` keeps out.
 
-A message that needs none of this is a plain pickle.
+The values in a space go as bytes (pickle, protocol 5, with functions, modules,
+code and cells added), each by itself, because of (S1): a receiver can tell by them
+what has changed.  Queues and interpreters go beside the bytes.  All else is a part
+of the parcel's graph.
 """
 
 import _pickle
@@ -43,7 +43,7 @@ from io import BytesIO, open_code
 from types import CellType, CodeType, FunctionType, ModuleType
 
 import _interpreters
-from _parcels import NotShareableError, register_codec
+from _parcels import NotShareableError, Queue, move, register_interpreter_type
 
 from interpreters import Interpreter
 
@@ -57,20 +57,6 @@ _HOME = _interpreters.get_current()[0]
 
 
 # Sending
-
-def dumps(obj: object, /) -> bytes:
-    """Return a message that loads() turns into a copy of obj, in any interpreter.
-
-    Raises NotShareableError, from the error that pickling it gave, if obj or
-    something inside it can't be sent.
-    """
-    message = _Message()
-    data = _encode(obj, message)
-    message.add_globals()
-    if not message.is_plain(data):
-        data = _pickle.dumps(_Wrapped(message.header() + (data,)), _PROTOCOL)
-    return data
-
 
 def name_of(func: object, /) -> str | None:
     """Return 'module:qualified.name' if a receiver can import func by it, or None."""
@@ -86,23 +72,38 @@ def find(name: str, /) -> object:
     return _resolve(import_module(module), qualname)
 
 
-class _Message:
-    """What belongs to one message beside its root object."""
+class Sending:
+    """What the reductions of one parcel have in common."""
 
     def __init__(self):
         self.origin = None      # whose space the functions of a __main__ need
         self.globals = None     # that space in the sender
         self.wanted = []        # names in it that have to be encoded
-        self.values = {}        # name: bytes, or None to take it from the script
+        self.values = {}        # name: what _encode() made of the value, or None
+                                # to take it from the script
         self.missing = set()    # names for (S3)
-        self.streamed = False   # more than one pickle in the data
+        self.spaces = {}        # id of globals: the _Space that stands for it
 
-    def is_plain(self, data):
-        return (self.origin is None and not self.streamed
-                and b'main__' not in data)
+    def space_of(self, namespace):
+        space = self.spaces.get(id(namespace))
+        if space is None:
+            space = self.spaces[id(namespace)] = self.new_space(namespace)
+            space.contents = self.values, self.missing
+        return space
 
-    def header(self):
-        return main_script(), self.origin, self.values, tuple(self.missing)
+    def new_space(self, namespace):
+        origin = _origin_of(namespace)
+        if origin is not None and (self.globals is None
+                                   or self.globals is namespace):
+            self.origin = origin
+            self.globals = namespace
+            return _Space(namespace, origin=origin)
+        name = namespace.get('__name__')
+        module = sys.modules.get(name)
+        if (name not in _MAINS and getattr(module, '__spec__', None)
+                and vars(module) is namespace):
+            return _Space(namespace, module=name)
+        return _Space(namespace)
 
     def add_globals(self):
         # Each by itself, for (S1).  Encoding one can add to what is wanted.
@@ -127,25 +128,20 @@ class _Message:
             self.missing.add(name)
 
 
-class _Wrapped:
-    """Pickles as a call of _open_message()."""
-
-    def __init__(self, args):
-        self.args = args
-
-    def __reduce__(self):
-        return _open_message, self.args
-
-
 class _Space:
-    """Stands for the globals of functions while they are pickled."""
+    """Stands for the globals of functions while they are being sent."""
 
-    def __init__(self, module=None, origin=None):
+    def __init__(self, namespace, module=None, origin=None):
+        self.namespace = namespace      # keeps its id
         self.module = module
         self.origin = origin
+        self.contents = None            # in a parcel: what there is to go with
+                                        # it, which grows until all is reduced
 
     def __reduce__(self):
-        return _open_space, (self.module, self.origin)
+        if self.origin is None or self.contents is None:
+            return _open_space, (self.module, self.origin)
+        return _open_main_space, (self.origin, main_script(), *self.contents)
 
 
 class _Pickler(_pickle.Pickler):
@@ -158,6 +154,7 @@ class _Pickler(_pickle.Pickler):
         self.spaces = {}        # id of globals: the _Space that stands for it
         self.fresh = []         # (space, name, value) still to be written
         self.sent = set()       # (id of globals, name) that need no more of it
+        self.handles = []       # what goes beside the bytes
 
     def reducer_override(self, obj):
         self.last = obj
@@ -167,49 +164,21 @@ class _Pickler(_pickle.Pickler):
     def function(self, func):
         if _is_importable(func):
             return NotImplemented
-        code, names, attributes = _analyse(func.__code__)
-        space = self.space_of(func)
+        space = self.space_of(func.__globals__)
+        names = _names_in(func)
         if space.origin is not None:
             for name in names:
                 self.message.want(name)
         elif space.module is None:
             self.want_fresh(space, func.__globals__, names)
-        submodules = _submodules(func.__globals__, names, attributes)
-        cells = func.__closure__ or ()
-        state = {
-            'contents': tuple(_content(cell) for cell in cells),
-            '__qualname__': func.__qualname__,
-            '__doc__': func.__doc__,
-            '__defaults__': func.__defaults__,
-            '__kwdefaults__': func.__kwdefaults__,
-            '__annotations__': _plain_annotations(func),
-            '__dict__': func.__dict__,
-        }
-        args = (code, space, func.__name__, cells, submodules)
-        return _make_function, args, state, None, None, _fill_function
+        return _by_code(func, space)
 
-    def space_of(self, func):
-        namespace = func.__globals__
+    def space_of(self, namespace):
         space = self.spaces.get(id(namespace))
         if space is None:
-            space = self.spaces[id(namespace)] = self.new_space(namespace)
+            space = self.message.new_space(namespace)
+            self.spaces[id(namespace)] = space
         return space
-
-    def new_space(self, namespace):
-        origin = _origin_of(namespace)
-        message = self.message
-        if origin is not None and (message.globals is None
-                                   or message.globals is namespace):
-            message.origin = origin
-            message.globals = namespace
-            return _Space(origin=origin)
-        name = namespace.get('__name__')
-        module = sys.modules.get(name)
-        if (name not in _MAINS and getattr(module, '__spec__', None)
-                and vars(module) is namespace):
-            return _Space(module=name)
-        message.streamed = True
-        return _Space()
 
     def want_fresh(self, space, namespace, names):
         for name in names:
@@ -227,17 +196,29 @@ class _Pickler(_pickle.Pickler):
         # Empty: the functions that share it fill it, when they are there.
         return _new_cell, ()
 
+    def handle(self, handle):
+        self.handles.append(handle)
+        return _handle, (len(self.handles) - 1,)
+
+
+def _handle(index):
+    """Stands for a handle in a pickle; _Unpickler puts another in its place."""
+    raise NotShareableError('a handle can only be sent in a parcel')
+
 
 _REDUCERS = {
     FunctionType: _Pickler.function,
     ModuleType: _Pickler.module,
     CodeType: _Pickler.code,
     CellType: _Pickler.cell,
+    Queue: _Pickler.handle,
+    Interpreter: _Pickler.handle,
 }
 
 
 def _encode(obj, message):
-    """Return the pickle of obj, followed by one for each name of a fresh space."""
+    """Return the pickle of obj, followed by one for each name of a fresh space,
+    and a tuple of the handles in it."""
     file = BytesIO()
     pickler = _Pickler(file, message)
     try:
@@ -248,7 +229,86 @@ def _encode(obj, message):
         raise
     except Exception as exc:
         raise _not_shareable(obj, pickler.last, exc) from exc
-    return file.getvalue()
+    return file.getvalue(), tuple(pickler.handles)
+
+
+# Sending: for parcels, which have no bytes
+
+def reduce_function(func: FunctionType, message: Sending, /) -> str | tuple:
+    """Return how to make func in the receiver, as __reduce__() would."""
+    if _is_importable(func):
+        return func.__qualname__
+    namespace = func.__globals__
+    space = message.space_of(namespace)
+    own = {}
+    if space.origin is not None:
+        for name in _names_in(func):
+            message.want(name)
+        message.add_globals()
+    elif space.module is None:
+        own = {name: namespace[name] for name in _names_in(func)
+               if name in namespace}
+    return _by_code(func, space, own)
+
+
+def exception_state(exc: BaseException, state: object, setter: object, /) -> tuple:
+    """Return (state, setter) with which exc keeps what pickle forgets.
+
+    state and setter are those that it has already, or None.  The receiver's
+    exception has the traceback as text, in the attribute _traceback_text.
+    """
+    chain = [link if _can_go(link) else None
+             for link in (exc.__cause__, exc.__context__)]
+    return (state, setter, *chain, exc.__suppress_context__,
+            traceback_text(exc)), _fill_exception
+
+
+def traceback_text(exc: BaseException, /) -> str:
+    """Return where exc has been, line by line: here, and before it came here."""
+    text = getattr(exc, '_traceback_text', '')
+    tb = exc.__traceback__
+    while tb is not None and _is_own_frame(tb.tb_frame):
+        tb = tb.tb_next
+    if tb is not None:
+        from traceback import format_tb
+        text = ''.join(format_tb(tb)) + text
+    return text
+
+
+def _is_own_frame(frame):
+    return frame.f_globals.get('__name__', '').startswith('interpreters._')
+
+
+def _can_go(exc):
+    # A cause must not keep an exception from being sent.
+    if exc is not None:
+        try:
+            _encode(exc, Sending())
+        except NotShareableError:
+            return False
+    return True
+
+
+def _by_code(func, space, own=()):
+    """Reduce func to its parts.  own is what it needs in a space of its own."""
+    code, names, others = _analyse(func.__code__)
+    cells = func.__closure__ or ()
+    attributes = {
+        '__qualname__': func.__qualname__,
+        '__doc__': func.__doc__,
+        '__defaults__': func.__defaults__,
+        '__kwdefaults__': func.__kwdefaults__,
+        '__annotations__': _plain_annotations(func),
+    }
+    contents = tuple(_content(cell) for cell in cells)
+    state = contents, own, func.__dict__, attributes
+    args = (code, space, func.__name__, cells,
+            _submodules(func.__globals__, names, others))
+    return _make_function, args, state, None, None, _fill_function
+
+
+def _names_in(func):
+    return _analyse(func.__code__)[1]
 
 
 def _is_importable(func):
@@ -292,9 +352,10 @@ def _plain_annotation(value):
         return value
     if isinstance(value, type) and value.__module__ == 'builtins':
         return value
-    message = _Message()
+    message = Sending()
     try:
-        if message.is_plain(_encode(value, message)):
+        data, _ = _encode(value, message)
+        if message.origin is None and b'main__' not in data:
             return value
     except NotShareableError:
         pass
@@ -371,7 +432,7 @@ def _not_shareable(root, culprit, exc):
         culprit = root
     where = ''
     if culprit is not root:
-        path = _path_to(culprit, root)
+        path = path_to(culprit, root)
         where = f' (at {path})' if path else f' (inside {_describe(root)})'
     return NotShareableError(f'{_describe(culprit)}{where} cannot be sent to '
                              f'another interpreter: {exc}')
@@ -391,7 +452,7 @@ def _describe(obj):
     return f'{text} of type {name}'
 
 
-def _path_to(culprit, root):
+def path_to(culprit: object, root: object, /) -> str | None:
     """Return where in root's graph culprit is, like obj['jobs'][3].lock, or None."""
     seen = {id(root)}
     layer = [(root, 'obj')]
@@ -419,6 +480,8 @@ def _children(obj):
     elif isinstance(obj, (set, frozenset)):
         for value in obj:
             yield value, f'.item({value!r:.40})'
+    elif isinstance(obj, move):
+        yield obj.obj, ''
     elif isinstance(obj, FunctionType):
         for name, cell in zip(obj.__code__.co_freevars, obj.__closure__ or ()):
             for value in _content(cell):
@@ -432,32 +495,27 @@ def _children(obj):
 
 # Receiving
 
-_loads_plain = _pickle.loads
 _spaces = {}            # origin: the globals of functions from its __main__
 _values = {}            # (origin, name): hash of the value that was last received
 
 
-def loads(data, /) -> object:
-    """Return the object that dumps() made data from.
-
-    Raises whatever importing the modules and calling the constructors that
-    data names raises, and NotShareableError if data needs something of the
-    sender's __main__ that can't be had here.
-    """
-    return _loads_plain(data)
-
-
 class _Unpickler(_pickle.Unpickler):
+
+    def __init__(self, file, handles):
+        super().__init__(file)
+        self.handles = handles
 
     def find_class(self, module, name):
         if module in _MAINS:
             return _main_attribute(name)
+        if name == '_handle' and module == __name__:
+            return self.handles.__getitem__
         return super().find_class(module, name)
 
 
-def _decode(data):
+def _decode(data, handles):
     file = BytesIO(data)
-    unpickler = _Unpickler(file)
+    unpickler = _Unpickler(file, handles)
     root = unpickler.load()
     while file.tell() < len(data):
         space, name, value = unpickler.load()
@@ -465,12 +523,20 @@ def _decode(data):
     return root
 
 
-def _open_message(script, origin, values, missing, data):
+def _open_main_space(origin, script, values, missing):
     if script is not None:
         _remember_script(script)
-    if origin is not None and origin != _HOME:
+    if origin != _HOME:
         _update_space(origin, values, missing)
-    return _decode(data)
+    return _space_from(origin)
+
+
+def find_main(name: str, script: tuple | None, /) -> object:
+    """Return what has this qualified name in a __main__: in this one's, or in
+    the sender's script.  script is what main_script() returned there."""
+    if script is not None:
+        _remember_script(script)
+    return _main_attribute(name)
 
 
 def _open_space(module, origin):
@@ -513,15 +579,16 @@ def _origin_of(namespace):
 
 def _update_space(origin, values, missing):
     space = _space_from(origin)
-    for name, data in values.items():
-        if data is None:
+    for name, value in values.items():
+        if value is None:
             if name not in space:
                 space[name] = _script_global(name)
             continue
-        digest = hash(data)
+        data, handles = value
+        digest = hash((data, *(handle.id for handle in handles)))
         last = _values.setdefault((origin, name), digest)
         if name not in space or last != digest:
-            space[name] = _decode(data)
+            space[name] = _decode(data, handles)
             _values[origin, name] = digest
     own = vars(sys.modules[MAIN])
     for name in missing:
@@ -541,12 +608,28 @@ def _make_function(code, space, name, cells, submodules):
 
 
 def _fill_function(func, state):
-    for cell, content in zip(func.__closure__ or (), state.pop('contents')):
+    contents, own, namespace, attributes = state
+    for cell, content in zip(func.__closure__ or (), contents):
         if content:
             cell.cell_contents, = content
-    func.__dict__.update(state.pop('__dict__'))
-    for name, value in state.items():
+    if own:
+        func.__globals__.update(own)
+    func.__dict__.update(namespace)
+    for name, value in attributes.items():
         setattr(func, name, value)
+
+
+def _fill_exception(exc, filled):
+    state, setter, cause, context, suppress, text = filled
+    if setter is not None:
+        setter(exc, state)
+    elif state is not None:
+        exc.__setstate__(state)
+    exc.__cause__ = cause
+    exc.__context__ = context
+    exc.__suppress_context__ = suppress
+    if text:
+        exc._traceback_text = text
 
 
 def _new_cell():
@@ -651,4 +734,4 @@ def _run_script(kind, name):
     return module
 
 
-register_codec(dumps, loads, Interpreter)
+register_interpreter_type(Interpreter)

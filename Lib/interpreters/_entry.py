@@ -7,7 +7,7 @@ no exception leaves them.
 
 import sys
 
-from _parcels import NotShareableError, Parcel, pack
+from _parcels import Parcel, TransferError, move, pack
 
 from interpreters import _codec, _failure
 
@@ -16,6 +16,14 @@ DONE = 0            # Parcel of the result
 RAISED = 1          # record of what the code raised
 NOT_OPENED = 2      # record of why the message couldn't be opened here
 NOT_PACKED = 3      # record of why the result couldn't be sent back
+NO_SUCH_NAME = 4    # str that says so
+
+
+def _not_opened(exc):
+    # What the caller is told is what a TransferError was caused by.
+    if isinstance(exc, TransferError) and exc.__cause__ is not None:
+        exc = exc.__cause__
+    return NOT_OPENED, _failure.record(exc)
 
 
 def call(message: Parcel) -> tuple:
@@ -29,7 +37,7 @@ def call(message: Parcel) -> tuple:
         if type(func) is str:
             func = _codec.find(func)
     except BaseException as exc:
-        return NOT_OPENED, _failure.record(exc)
+        return _not_opened(exc)
     kwargs = {}
     if names:
         kwargs = dict(zip(names, args[-len(names):]))
@@ -40,7 +48,7 @@ def call(message: Parcel) -> tuple:
         return RAISED, _failure.record(exc)
     try:
         return DONE, pack(result)
-    except NotShareableError as exc:
+    except Exception as exc:
         return NOT_PACKED, _failure.record(exc)
 
 
@@ -49,7 +57,7 @@ def exec_(message: Parcel) -> tuple:
     try:
         code = message.open()
     except BaseException as exc:
-        return NOT_OPENED, _failure.record(exc)
+        return _not_opened(exc)
     try:
         exec(code, vars(sys.modules['__main__']))
     except BaseException as exc:
@@ -62,9 +70,23 @@ def set_vars(message: Parcel) -> tuple:
     try:
         names, values = message.open()
     except BaseException as exc:
-        return NOT_OPENED, _failure.record(exc)
+        return _not_opened(exc)
     vars(sys.modules['__main__']).update(zip(names, values))
     return DONE, pack(None)
+
+
+def take(message: Parcel) -> tuple:
+    """Move the object of a name out of __main__.  message holds the name."""
+    name = message.open()
+    namespace = vars(sys.modules['__main__'])
+    if name not in namespace:
+        return NO_SUCH_NAME, f'name {name!r} is not defined in that __main__'
+    value = namespace.pop(name)
+    try:
+        return DONE, pack(move(value))
+    except BaseException as exc:
+        namespace[name] = value
+        return NOT_PACKED, _failure.record(exc)
 
 
 def call_each(func, rows: list[tuple]) -> list:

@@ -1,5 +1,6 @@
 """The RW-GIL: its races, one by one (numbers as in Python/rwgil.c), then all at once."""
 
+import os
 import signal
 import textwrap
 import threading
@@ -254,6 +255,32 @@ class RaceTests(Base):
             self.assertEqual(rwgil.state(interp)['ticket'], 0)
             self.execute(interp, 'rwgil.write(None)')
 
+    def test_r6_step_by_step(self):
+        ticket = rwgil.state(0)['slot'] + 1
+        lost = rwgil.lost_updates()
+        for _ in range(2):
+            birth = rwgil.birth()
+            self.assertTrue(birth['waits'])
+            self.assertEqual(birth['ticket'], ticket)
+        self.assertEqual(rwgil.lost_updates(), lost)
+
+    def test_r7_step_by_step(self):
+        script = textwrap.dedent("""
+            import _interpreters, _testrwgil as rwgil, os
+            ticket = rwgil.state(0)['slot'] + 1
+            death = rwgil.death()
+            assert death['free'], death
+            assert death['ticket'] == ticket, death
+            assert death['next'] != death['slot'], death
+            # Now that nobody claims it, it's used again.
+            new = _interpreters.create()
+            assert rwgil.state(new)['slot'] == death['slot'], death
+            print('ok', flush=True)
+            os._exit(0)
+            """)
+        rc, out, err = script_helper.assert_python_ok('-c', script)
+        self.assertEqual(out.strip(), b'ok')
+
     def test_r7_a_slot_dies_while_others_are_claimed(self):
         helper = self.create()
         writer = self.start(helper, '''
@@ -297,6 +324,26 @@ class RaceTests(Base):
         blocker.join()
         self.assertEqual(writer.join()[1], 2)
         self.assertFalse(rwgil.state(interp)['wanted'])
+
+    def test_r9_a_claim_ends_the_readers_grace(self):
+        self.addCleanup(rwgil.set_grace, rwgil.set_grace(
+            int(2 * support.LONG_TIMEOUT * 1e9)))
+        for _ in range(5):          # not every time it's in its grace
+            interp = self.create()
+            before = rwgil.state(0)['backoffs']
+            begun, end = self.event(), self.event()
+            reader = self.start(interp, '''
+                rwgil.busy(begun, end)
+                for i in range(10_000):
+                    pass
+                ''', begun=begun, end=end)
+            rwgil.event_wait(begun)
+            writer = Thread(rwgil.write, interp)
+            wait_for(lambda: rwgil.state(0)['backoffs'] > before
+                             and rwgil.state(interp)['wanted'], 'no back-off')
+            rwgil.event_set(end)
+            self.assertEqual(writer.join()[1], 2)
+            reader.join()
 
     def test_r9_other_interpreter_is_closed_meanwhile(self):
         interp = self.create()
@@ -382,6 +429,24 @@ class ModeTests(unittest.TestCase):
                     *args, '-c', self.CODE, __isolated=False, **env)
                 self.assertEqual(out.strip(), expected)
 
+    def test_repeated_initialisation(self):
+        # One without the option does not inherit the mode of an earlier one.
+        from test.test_embed import EmbeddingTestsMixin
+        class Embedding(EmbeddingTestsMixin, unittest.TestCase):
+            def runTest(self):
+                code = ("import _testrwgil as t, os; print(t.mode(), flush=True);"
+                        "os.unsetenv('PYTHON_RWGIL')")
+                self.out, err = self.run_embedded_interpreter(
+                    'test_repeated_init_exec', code,
+                    env=dict(os.environ, PYTHON_RWGIL='global'))
+        test = Embedding()
+        result = unittest.TestResult()
+        test.run(result)
+        for skipped, why in result.skipped:
+            self.skipTest(why)
+        self.assertTrue(result.wasSuccessful(), result.failures + result.errors)
+        self.assertEqual(test.out.split(), ['global', 'pair', 'pair', 'pair'])
+
     def test_help(self):
         for option, name in ('--help-xoptions', b'-X rwgil='), \
                             ('--help-env', b'PYTHON_RWGIL'):
@@ -397,6 +462,52 @@ class ModeTests(unittest.TestCase):
                         *args, '-c', '1', __isolated=False, **env)
                 self.assertEqual(rc, 1)
                 self.assertIn(b'"pair" or "global"', err)
+
+
+@support.requires_fork()
+class ForkTests(unittest.TestCase):
+
+    def fork(self, busy):
+        """Fork with one more interpreter, that is maybe in C code for longer than
+        fork waits.  Returns what the child saw."""
+        script = textwrap.dedent(f"""
+            import _interpreters, _testmemheap, _testrwgil as rwgil, os
+            import threading, warnings
+            warnings.simplefilter('ignore', DeprecationWarning)
+            interp = _interpreters.create()
+            begun, end = rwgil.event_new(), rwgil.event_new()
+            thread = threading.Thread(target=_interpreters.exec, args=(
+                interp, f'import _testrwgil; _testrwgil.busy({{begun}}, {{end}})'))
+            if {busy}:
+                thread.start()
+                rwgil.event_wait(begun)
+            before = _testmemheap.stats()
+            pid = os.fork()
+            if pid == 0:
+                after = _testmemheap.stats()
+                new = _interpreters.create()
+                _interpreters.exec(new, 'x = [str(i) for i in range(10_000)]')
+                _interpreters.destroy(new)
+                print(rwgil.forked_quietly(),
+                      after['orphans'] - before['orphans'],
+                      _testmemheap.stats()['adopted'] - before['adopted'], flush=True)
+                os._exit(0)
+            status = os.waitpid(pid, 0)[1]
+            rwgil.event_set(end)
+            if {busy}:
+                thread.join()
+            assert status == 0, status
+            """)
+        rc, out, err = script_helper.assert_python_ok('-c', script)
+        return out.split()
+
+    @unittest.skipUnless(import_helper.import_module('_testmemheap').heap(), 'needs heaps')
+    def test_heaps_that_stand_still_are_used_again(self):
+        self.assertEqual(self.fork(busy=False), [b'True', b'1', b'1'])
+
+    @unittest.skipUnless(import_helper.import_module('_testmemheap').heap(), 'needs heaps')
+    def test_heaps_that_were_changing_are_left_alone(self):
+        self.assertEqual(self.fork(busy=True), [b'False', b'0', b'0'])
 
 
 class StressTests(unittest.TestCase):

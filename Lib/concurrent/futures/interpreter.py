@@ -30,10 +30,11 @@ class BrokenInterpreterPool(_thread.BrokenThreadPool):
 _worker_state = threading.local()
 
 
-def _call(interp, func, args, kwargs):
-    """Call func in interp; an exception comes as itself, from ExecutionFailed."""
+def _call(interp, message):
+    """Make a packed call in interp; an exception comes as itself, from
+    ExecutionFailed."""
     try:
-        return interp.call(func, *args, **kwargs)
+        return interp._run('call', message)
     except interpreters.ExecutionFailed as failed:
         exc = failed.__cause__
         if exc is None:
@@ -44,14 +45,22 @@ def _call(interp, func, args, kwargs):
         raise exc from failed
 
 
-def _run_task(func, args, kwargs):
-    return _call(_worker_state.interp, func, args, kwargs)
+def _run_task(message):
+    return _call(_worker_state.interp, message)
+
+
+def _refuse_task(exc):
+    try:
+        raise exc
+    finally:
+        del exc
 
 
 def _start_worker(initializer, initargs):
     _worker_state.interp = interpreters.create()
     if initializer is not None:
-        _call(_worker_state.interp, initializer, initargs, {})
+        _call(_worker_state.interp,
+              interpreters._pack_call(initializer, initargs, {}))
 
 
 def _work(executor_ref, work_queue, initializer, initargs):
@@ -93,8 +102,16 @@ class InterpreterPoolExecutor(_thread.ThreadPoolExecutor):
         self._broken_by = None
 
     def submit(self, fn: Callable, /, *args, **kwargs) -> _base.Future:
+        # Taken now, so that later changes are not seen; but not for nothing,
+        # as what is moved can't be given back.
         try:
-            return super().submit(_run_task, fn, args, kwargs)
+            message = (None if self._shutdown or self._broken else
+                       interpreters._pack_call(fn, args, kwargs))
+            task = _run_task, message
+        except Exception as exc:
+            task = _refuse_task, exc
+        try:
+            return super().submit(*task)
         except _thread.BrokenThreadPool:
             raise self._broken_error() from self._broken_by
     submit.__doc__ = _base.Executor.submit.__doc__

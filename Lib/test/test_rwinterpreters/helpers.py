@@ -64,6 +64,16 @@ def echo(*args, **kwargs):
     return args, kwargs
 
 
+def identity(value):
+    return value
+
+
+def put_moved(queue, n):
+    from interpreters import move
+    for i in range(n):
+        queue.put(move([i]))
+
+
 def raise_custom():
     raise CustomError(7, detail='seven')
 
@@ -103,6 +113,14 @@ def take_and_answer(requests, answers):
     """Put each request + 1 into answers, until there is None."""
     while (request := requests.get()) is not None:
         answers.put(request + 1)
+
+
+def take_and_answer_async(requests, answers):
+    import asyncio
+    async def main():
+        while (request := await requests.get_async()) is not None:
+            await answers.put_async(request + 1)
+    asyncio.run(main())
 
 
 def signal_and_wait(started, go_on):

@@ -277,7 +277,7 @@ class PrepareMainTests(TestCase):
         interp.exec('x = 0')
         with self.assertRaises(interpreters.NotShareableError):
             interp.prepare_main(x=1, y=helpers.Unpicklable())
-        with self.assertRaises(interpreters.NotShareableError):
+        with self.assertRaises(interpreters.TransferError):
             interp.prepare_main(x=1, y=helpers.OpensNowhere())
         interp.exec('assert x == 0 and "y" not in vars()')
 

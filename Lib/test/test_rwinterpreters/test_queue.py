@@ -13,7 +13,7 @@ _interpreters = import_helper.import_module('_interpreters')
 import interpreters
 from interpreters import (
     UNBOUND, UNBOUND_ERROR, UNBOUND_REMOVE, ItemInterpreterDestroyed, Queue,
-    QueueEmpty, QueueFull,
+    QueueEmpty, QueueFull, TransferError,
 )
 from test.test_rwinterpreters import helpers
 from test.test_rwinterpreters.util import TestCase
@@ -72,7 +72,9 @@ class QueueTests(TestCase):
             self.assertTrue(interpreters.is_shareable(value), value)
         self.assertTrue(interpreters.is_shareable(interpreters.create_queue()))
         self.assertTrue(interpreters.is_shareable(interpreters.get_current()))
-        for value in [], {}, object(), (1, []), helpers.Point, self:
+        for value in [], {}, {1}, bytearray(), (1, []), range(3):
+            self.assertTrue(interpreters.is_shareable(value), value)
+        for value in object(), helpers.Point, [helpers.Point], self:
             self.assertFalse(interpreters.is_shareable(value), value)
 
     def test_copies(self):
@@ -172,12 +174,17 @@ class QueueTests(TestCase):
         self.assertEqual(queue.get(timeout=0), 'mine')
 
     def test_opens_in_the_receiver(self):
-        # What can't be opened raises what went wrong, and the queue goes on.
+        # What can't be opened comes back as a parcel, and the queue goes on.
         queue = interpreters.create_queue()
         queue.put(helpers.OpensNowhere())
         queue.put('next')
-        with self.assertRaisesRegex(LookupError, 'not here'):
+        with self.assertRaisesRegex(TransferError, 'not here') as caught:
             queue.get(timeout=0)
+        self.assertIs(type(caught.exception.__cause__), LookupError)
+        queue.put(caught.exception.parcel)
+        self.assertEqual(queue.get(timeout=0), 'next')
+        with self.assertRaisesRegex(TransferError, 'not here'):
+            queue.get(timeout=0).open()
 
     def test_handover_is_a_write_section(self):
         queue = interpreters.create_queue()

@@ -1,0 +1,235 @@
+// What is inside a parcel.  For Python/parcel_*.c only; pycore_parcel.h is what
+// everybody else needs.
+//
+// A parcel has two parts.
+//
+//   plain     real objects of exact builtin types: None, bool, int, float,
+//             complex, str, bytes, bytearray, tuple, list, dict, set, frozenset,
+//             range, slice.  They were the sender's (moved) or are fresh (copied).
+//             Those that a collector may have to know are linked in the parcel's
+//             own list, so that a receiver's collector takes over all of them at
+//             once.  They refer to each other, and to what is process-wide.
+//   records   what can't cross as memory: descriptions of objects that are made
+//             when the parcel is opened
+//
+// A reference inside a parcel is a word: a plain object, or a record.  A plain
+// container can only refer to objects, so its slot holds None until the record
+// has been made into one: a hole.
+//
+// The program says in which order the records are made: as a pickle would, an
+// object's arguments first, then the object, then its state.
+//
+// Invariants
+//
+//   G-1  A plain object is referred to from nowhere but its parcel.  So any
+//        thread that has the parcel to itself may change it.
+//   G-2  No plain str is interned.
+//   G-3  A dict or set has no hole in a key, and its hashes are right in every
+//        interpreter.  One with keys whose hash may differ, or that are records,
+//        is empty, and a record inserts the items (RECORD_LATE).
+
+#ifndef Py_INTERNAL_PARCEL_GRAPH_H
+#define Py_INTERNAL_PARCEL_GRAPH_H
+#ifndef Py_BUILD_CORE
+#  error "an internal header: define Py_BUILD_CORE to use it"
+#endif
+
+#include "pycore_parcel.h"
+#include "pycore_gc.h"            // PyGC_Head
+#include "pycore_runtime.h"       // _PyRuntime
+
+/* A counted reference to a plain object, or 2 * record + 1, or 0: nothing. */
+typedef uintptr_t _PyParcel_Word;
+
+#define WORD_IS_RECORD(W) (((W) & 1) != 0)
+#define WORD_RECORD(W) ((Py_ssize_t)((W) >> 1))
+#define WORD_OBJECT(W) ((PyObject *)(W))
+#define RECORD_WORD(R) (((_PyParcel_Word)(R) << 1) | 1)
+
+typedef enum {
+    RECORD_NAMED,       // words: where (see pycore_parcel_reduce.h)
+    RECORD_INSTANCE,    // words: values; arg: shape
+    RECORD_CALL,        // words: callable, args, state, list, items, setter
+    RECORD_FROZENSET,   // words: members
+    RECORD_LATE,        // words: a plain dict or set, and what goes into it
+    RECORD_ARRAY,       // arg: resource; an array.array
+    RECORD_SENTINEL,    // arg: which
+    RECORD_INTERPRETER, // arg: id
+    RECORD_QUEUE,       // arg: resource
+    RECORD_PARCEL,      // arg: resource
+    RECORD_LENT,        // arg: resource
+    RECORD_XIDATA,      // arg: resource
+} _PyParcel_RecordKind;
+
+typedef struct {
+    uint8_t kind;                   // _PyParcel_RecordKind
+    Py_ssize_t first;               // its words begin here
+    Py_ssize_t nwords;
+    int64_t arg;
+    Py_ssize_t holes;               // the last of its holes, -1: none
+} _PyParcel_Record;
+
+typedef struct {
+    PyObject **slot;
+    Py_ssize_t record;
+    Py_ssize_t next;                // another hole of the same record, or -1
+} _PyParcel_Hole;
+
+/* Instances of one class with the same attributes in the same order. */
+typedef struct {
+    Py_ssize_t type;                // record of the class
+    Py_ssize_t names;               // words: names of attributes, then of slots
+    int nattributes;
+    int nslots;
+} _PyParcel_Shape;
+
+typedef enum { OP_CREATE = 0, OP_BUILD = 1 } _PyParcel_Op;
+
+#define PROGRAM_STEP(OP, R) (((_PyParcel_Word)(R) << 1) | (OP))
+
+typedef struct {
+    _PyParcel_Record *records;
+    Py_ssize_t nrecords;
+    _PyParcel_Word *words;
+    Py_ssize_t nwords;
+    _PyParcel_Hole *holes;
+    Py_ssize_t nholes;
+    _PyParcel_Shape *shapes;
+    Py_ssize_t nshapes;
+    _PyParcel_Word *program;
+    Py_ssize_t nsteps;
+    struct _PyParcel_resource *resources;
+    Py_ssize_t nresources;
+    int runs_code;                  // making it may run any Python code
+} _PyParcel_Graph;
+
+struct _PyParcel {
+    _PyParcel *next;                // guarded by the queue that holds it
+    Py_ssize_t refs;                // atomic
+    int64_t interpid;               // read-only
+    uint8_t unbound;                // written before it is put: what to do if
+                                    // the sender goes
+    uint8_t gone;                   // guarded by the queue: that has happened
+    uint8_t opened;                 // atomic: somebody opens it, or has
+    // Written by the thread that packs; then they belong to the one that opens.
+    _PyParcel_Word root;
+    PyGC_Head plain;                // the collector's list
+    Py_ssize_t nplain;              // objects in it
+    Py_ssize_t reftotal;            // Py_REF_DEBUG: references in the plain part
+    size_t nbytes;                  // of memory, about
+    _PyParcel_Stats stats;
+    _PyParcel_Graph graph;          // zero: there are no records
+};
+
+/* An empty parcel; NULL with MemoryError. */
+extern _PyParcel *_PyParcel_New(_PyParcel_Home *);
+extern void _PyParcel_FreeGraph(_PyParcel_Graph *);
+
+/* --- The collector's lists ------------------------------------------------ */
+
+static inline void
+_PyParcel_ListInit(PyGC_Head *list)
+{
+    list->_gc_prev = (uintptr_t)list;
+    list->_gc_next = (uintptr_t)list;
+}
+
+static inline int
+_PyParcel_ListIsEmpty(PyGC_Head *list)
+{
+    return list->_gc_next == (uintptr_t)list;
+}
+
+/* Link an object that is in no list. */
+static inline void
+_PyParcel_ListAppend(PyGC_Head *list, PyGC_Head *gc)
+{
+    PyGC_Head *last = (PyGC_Head *)list->_gc_prev;
+    _PyGCHead_SET_NEXT(last, gc);
+    _PyGCHead_SET_PREV(gc, last);
+    _PyGCHead_SET_NEXT(gc, list);
+    list->_gc_prev = (uintptr_t)gc;
+}
+
+/* Take an object out of the list that it is in, if any. */
+static inline void
+_PyParcel_ListRemove(PyGC_Head *gc)
+{
+    PyGC_Head *next = _PyGCHead_NEXT(gc);
+    if (next != NULL) {
+        PyGC_Head *prev = _PyGCHead_PREV(gc);
+        _PyGCHead_SET_NEXT(prev, next);
+        _PyGCHead_SET_PREV(next, prev);
+    }
+}
+
+/* All of `from` behind `to`; `from` is empty then. */
+extern void _PyParcel_ListMerge(PyGC_Head *from, PyGC_Head *to);
+/* Give n objects to the collector of the current interpreter. */
+extern void _PyParcel_ListTrack(PyGC_Head *list, Py_ssize_t n);
+
+
+/* --- Classes whose instances need no code -------------------------------- */
+
+/* What is to be known about a class to take or make its instances by hand. */
+typedef struct {
+    PyTypeObject *type;             // borrowed; right as long as the version is
+    unsigned int version;
+    int simple;                     // instances can be taken and made by hand
+    int has_dict;                   // a managed one
+    int nslots;
+    PyObject **slot_names;          // borrowed from the class
+    Py_ssize_t *slot_offsets;
+} _PyParcel_Class;
+
+/* Runs no Python code.  NULL with MemoryError.  Good until the next call. */
+extern const _PyParcel_Class *_PyParcel_GetClass(_PyParcel_Home *,
+                                                 PyTypeObject *);
+extern void _PyParcel_FreeClasses(_PyParcel_Home *);
+
+
+/* --- Packing and opening -------------------------------------------------- */
+
+/* A copy of a parcel, for code that may spoil it.  NULL with MemoryError. */
+extern _PyParcel *_PyParcel_Duplicate(_PyParcel_Home *, _PyParcel *);
+
+/* A plain object that is equal, of no more than str, int, None and tuples. */
+extern PyObject *_PyParcel_CopyName(PyObject *);
+
+/* Objects that are the same in all interpreters and never go away. */
+static inline int
+_PyParcel_InRuntime(PyObject *obj)
+{
+    return (uintptr_t)obj - (uintptr_t)&_PyRuntime < sizeof(_PyRuntime);
+}
+
+extern int _PyParcel_IsProcessWide(PyObject *);
+
+/* --- Handles: parcel_handles.c -------------------------------------------- */
+
+typedef enum {
+    RESOURCE_QUEUE,
+    RESOURCE_PARCEL,
+    RESOURCE_LENT,
+    RESOURCE_XIDATA,
+    RESOURCE_INTERPRETER,           // counted; `what` is its id
+    RESOURCE_MEMORY,                // a block of PyMem_Malloc()
+} _PyParcel_ResourceKind;
+
+typedef struct _PyParcel_resource {
+    _PyParcel_ResourceKind kind;
+    void *what;
+} _PyParcel_Resource;
+
+/* Is it a handle, and of what?  -1: no.  Runs no Python code. */
+extern int _PyParcel_HandleKind(_PyParcel_Home *, PyObject *);
+/* Take it.  *arg is what the record needs; if *what is set on return, it is a
+   resource that the caller takes over.  Runs no Python code but for xidata. */
+extern int _PyParcel_TakeHandle(_PyParcel_Home *, PyObject *, int kind,
+                                int64_t *arg, _PyParcel_Resource *);
+extern PyObject *_PyParcel_GiveHandle(_PyParcel_Home *, int kind, int64_t arg,
+                                      _PyParcel_Resource *);
+extern void _PyParcel_ShareResource(_PyParcel_Resource *);
+extern void _PyParcel_ReleaseResources(_PyParcel_Resource *, Py_ssize_t n);
+
+#endif   // !Py_INTERNAL_PARCEL_GRAPH_H

@@ -1,0 +1,414 @@
+// Handles: objects that stand for something process-wide, on their way between
+// interpreters.  See pycore_parcel.h and pycore_parcel_graph.h.
+//
+// A queue, a parcel, an interpreter, a lent buffer, the sentinels of queues, and
+// what other modules have registered cross-interpreter data for.  Each goes as a
+// number or as a resource that the parcel counts or owes.
+//
+// Guarantees
+//
+//   P-1  What must be released in its own interpreter is released there, or,
+//        if that is gone, never: then its memory stays valid.
+//
+// Lent buffers
+//
+//   A memoryview is lent: the receivers see the same bytes.  The sender's buffer
+//   is exported once per parcel and counted by everyone who may look at it.  The
+//   last one gives it back.  In another interpreter it can't be released at
+//   once; it goes on the list of its home and a pending call is asked for.
+
+#include "Python.h"
+#include "pycore_ceval.h"         // _PyEval_AddPendingCall()
+#include "pycore_crossinterp.h"   // _PyCrossInterpreterData_Lookup()
+#include "pycore_interp.h"        // PyInterpreterState
+#include "pycore_parcel_graph.h"
+#include "pycore_pystate.h"       // _PyThreadState_GET()
+#include "pycore_rwinterp.h"      // _PyRWInterp_Enter()
+
+
+/* --- Resources ----------------------------------------------------------- */
+
+struct _PyParcel_Lent {
+    Py_ssize_t refs;                // atomic
+    _PyParcel_Home *home;           // counted: the lender's
+    _PyParcel_Lent *next;           // guarded by the home: its list
+    Py_buffer view;
+};
+
+static _PyParcel_Lent *
+lend(_PyParcel_Home *home, PyObject *obj)
+{
+    _PyParcel_Lent *lent = PyMem_RawMalloc(sizeof(*lent));
+    if (lent == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    if (PyObject_GetBuffer(obj, &lent->view, PyBUF_FULL_RO) < 0) {
+        PyMem_RawFree(lent);
+        return NULL;
+    }
+    lent->refs = 1;
+    lent->next = NULL;
+    lent->home = home;
+    _Py_atomic_add_ssize(&home->refs, 1);
+    return lent;
+}
+
+const Py_buffer *
+_PyParcel_LentBuffer(_PyParcel_Lent *lent)
+{
+    return &lent->view;
+}
+
+static void
+release_lent(_PyParcel_Lent *lent)
+{
+    PyObject *exc = PyErr_GetRaisedException();
+    PyBuffer_Release(&lent->view);
+    PyErr_SetRaisedException(exc);
+    _PyParcel_Home *home = lent->home;
+    PyMem_RawFree(lent);
+    _PyParcel_DropHome(home);
+}
+
+void
+_PyParcel_ReleaseReturned(_PyParcel_Home *home)
+{
+    PyMutex_Lock(&home->mutex);
+    _PyParcel_Lent *lent = home->returned;
+    home->returned = NULL;
+    PyMutex_Unlock(&home->mutex);
+    while (lent != NULL) {
+        _PyParcel_Lent *next = lent->next;
+        release_lent(lent);
+        lent = next;
+    }
+}
+
+static int
+release_returned_later(void *arg)
+{
+    _PyParcel_Home *home = arg;
+    _PyParcel_ReleaseReturned(home);
+    _PyParcel_DropHome(home);
+    return 0;
+}
+
+void
+_PyParcel_LentDrop(_PyParcel_Lent *lent)
+{
+    if (_Py_atomic_add_ssize(&lent->refs, -1) != 1) {
+        return;
+    }
+    _PyParcel_Home *home = lent->home;
+    PyThreadState *tstate = _PyThreadState_GET();
+    if (tstate != NULL && tstate->interp->id == home->interpid) {
+        release_lent(lent);
+        return;
+    }
+    // The home's mutex is the one of this file that is waited for detached:
+    // asking for a pending call takes a mutex of the base that does so too.
+    PyMutex_Lock(&home->mutex);
+    if (home->interp == NULL) {
+        // P-1: the exporter stays referenced, so its memory is never reused.
+        PyMutex_Unlock(&home->mutex);
+        PyMem_RawFree(lent);
+        _PyParcel_DropHome(home);
+        return;
+    }
+    int first = (home->returned == NULL);
+    lent->next = home->returned;
+    home->returned = lent;
+    if (first) {
+        // When there is no room for the call, the list waits for the next
+        // buffer that comes back, or for the interpreter's end.
+        _Py_atomic_add_ssize(&home->refs, 1);
+        if (_PyEval_AddPendingCall(home->interp, release_returned_later,
+                                   home, 0) != _Py_ADD_PENDING_SUCCESS)
+        {
+            _Py_atomic_add_ssize(&home->refs, -1);
+        }
+    }
+    PyMutex_Unlock(&home->mutex);
+}
+
+/* One more handle for an interpreter, so that it isn't closed for want of any
+   while the parcel is under way.  0 if it is gone: sending its id is no error. */
+static int
+count_interpreter(int64_t id)
+{
+    int counted = 0;
+    if (_PyRWInterp_Enter(id, _PyRWInterp_GLANCE) == 0) {
+        PyInterpreterState *interp = _PyInterpreterState_LookUpID(id);
+        counted = (interp != NULL && _PyInterpreterState_IDIncref(interp) == 0);
+        _PyRWInterp_Leave(id, _PyRWInterp_GLANCE);
+    }
+    PyErr_Clear();
+    return counted;
+}
+
+/* As a handle does that goes away; that can close the interpreter. */
+static void
+uncount_interpreter(int64_t id)
+{
+    PyObject *exc = PyErr_GetRaisedException();
+    PyInterpreterState *interp = _PyInterpreterState_LookUpID(id);
+    if (interp != NULL) {
+        _PyInterpreterState_IDDecref(interp);
+    }
+    PyErr_SetRaisedException(exc);
+}
+
+void
+_PyParcel_ReleaseResources(_PyParcel_Resource *resources, Py_ssize_t n)
+{
+    for (Py_ssize_t i = 0; i < n; i++) {
+        void *what = resources[i].what;
+        switch (resources[i].kind) {
+        case RESOURCE_QUEUE:
+            _PyParcel_QueueDrop(what);
+            break;
+        case RESOURCE_PARCEL:
+            _PyParcel_Discard(what);
+            break;
+        case RESOURCE_LENT:
+            _PyParcel_LentDrop(what);
+            break;
+        case RESOURCE_XIDATA: {
+            PyObject *exc = PyErr_GetRaisedException();
+            (void)_PyCrossInterpreterData_ReleaseAndRawFree(what);
+            PyErr_SetRaisedException(exc);
+            break;
+        }
+        case RESOURCE_INTERPRETER:
+            uncount_interpreter((intptr_t)what);
+            break;
+        case RESOURCE_MEMORY:
+            PyMem_Free(what);
+            break;
+        }
+    }
+    PyMem_RawFree(resources);
+}
+
+void
+_PyParcel_ShareResource(_PyParcel_Resource *resource)
+{
+    void *what = resource->what;
+    switch (resource->kind) {
+    case RESOURCE_QUEUE:
+        _PyParcel_QueueShare(what);
+        break;
+    case RESOURCE_PARCEL:
+        _PyParcel_Share(what);
+        break;
+    case RESOURCE_LENT:
+        _Py_atomic_add_ssize(&((_PyParcel_Lent *)what)->refs, 1);
+        break;
+    case RESOURCE_INTERPRETER:
+        // One more, or one that need not be given back.
+        if (!count_interpreter((intptr_t)what)) {
+            resource->kind = RESOURCE_MEMORY;
+            resource->what = NULL;
+        }
+        break;
+    case RESOURCE_XIDATA:
+    case RESOURCE_MEMORY:
+        // The original keeps it, and outlives its duplicates.
+        resource->kind = RESOURCE_MEMORY;
+        resource->what = NULL;
+        break;
+    }
+}
+
+
+/* --- Taking -------------------------------------------------------------- */
+
+static int
+sentinel_index(_PyParcel_Home *home, PyObject *obj)
+{
+    for (int i = 0; i < _PyParcel_NSENTINELS; i++) {
+        if (home->sentinels[i] == obj) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+int
+_PyParcel_HandleKind(_PyParcel_Home *home, PyObject *obj)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    if (type == &PyMemoryView_Type) {
+        return RECORD_LENT;
+    }
+    if (type == home->queue_type) {
+        return RECORD_QUEUE;
+    }
+    if (type == home->parcel_type) {
+        return RECORD_PARCEL;
+    }
+    if (home->interpreter_type != NULL && type == home->interpreter_type) {
+        return RECORD_INTERPRETER;
+    }
+    if (sentinel_index(home, obj) >= 0) {
+        return RECORD_SENTINEL;
+    }
+    if (_PyCrossInterpreterData_Lookup(obj) != NULL) {
+        return RECORD_XIDATA;
+    }
+    return -1;
+}
+
+static int
+take_xidata(PyObject *obj, _PyParcel_Resource *resource)
+{
+    _PyCrossInterpreterData *data = PyMem_RawCalloc(1, sizeof(*data));
+    if (data == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (_PyObject_GetCrossInterpreterData(obj, data) < 0) {
+        PyMem_RawFree(data);
+        return -1;
+    }
+    *resource = (_PyParcel_Resource){RESOURCE_XIDATA, data};
+    return 0;
+}
+
+static int
+take_interpreter(PyObject *obj, int64_t *arg, _PyParcel_Resource *resource)
+{
+    PyObject *idobj = PyObject_GetAttrString(obj, "id");
+    if (idobj == NULL) {
+        return -1;
+    }
+    int64_t id = PyLong_AsLongLong(idobj);
+    Py_DECREF(idobj);
+    if (id == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    *arg = id;
+    if (count_interpreter(id)) {
+        *resource = (_PyParcel_Resource){RESOURCE_INTERPRETER,
+                                         (void *)(intptr_t)id};
+    }
+    return 0;
+}
+
+int
+_PyParcel_TakeHandle(_PyParcel_Home *home, PyObject *obj, int kind,
+                     int64_t *arg, _PyParcel_Resource *resource)
+{
+    switch (kind) {
+    case RECORD_LENT: {
+        _PyParcel_Lent *lent = lend(home, obj);
+        if (lent == NULL) {
+            return -1;
+        }
+        *resource = (_PyParcel_Resource){RESOURCE_LENT, lent};
+        return 0;
+    }
+    case RECORD_QUEUE: {
+        _PyParcel_Queue *queue = ((_PyParcel_HandleObject *)obj)->what;
+        *resource = (_PyParcel_Resource){RESOURCE_QUEUE,
+                                         _PyParcel_QueueShare(queue)};
+        return 0;
+    }
+    case RECORD_PARCEL: {
+        _PyParcel *parcel = ((_PyParcel_HandleObject *)obj)->what;
+        *resource = (_PyParcel_Resource){RESOURCE_PARCEL,
+                                         _PyParcel_Share(parcel)};
+        return 0;
+    }
+    case RECORD_SENTINEL:
+        *arg = sentinel_index(home, obj);
+        return 0;
+    case RECORD_INTERPRETER:
+        return take_interpreter(obj, arg, resource);
+    default:
+        assert(kind == RECORD_XIDATA);
+        return take_xidata(obj, resource);
+    }
+}
+
+
+/* --- Giving -------------------------------------------------------------- */
+
+static PyObject *
+give_lent(_PyParcel_Home *home, void *what)
+{
+    _PyParcel_Lent *lent = what;
+    _Py_atomic_add_ssize(&lent->refs, 1);
+    PyObject *exporter = home->new_lent(home, lent);
+    if (exporter == NULL) {
+        _PyParcel_LentDrop(lent);
+        return NULL;
+    }
+    PyObject *view = PyMemoryView_FromObject(exporter);
+    Py_DECREF(exporter);
+    return view;
+}
+
+static PyObject *
+give_queue(_PyParcel_Home *home, void *what)
+{
+    _PyParcel_Queue *queue = what;
+    _PyParcel_QueueShare(queue);
+    PyObject *obj = home->new_queue(home, queue);
+    _PyParcel_QueueDrop(queue);
+    return obj;
+}
+
+static PyObject *
+give_parcel(_PyParcel_Home *home, void *what)
+{
+    _PyParcel *parcel = what;
+    _PyParcel_Share(parcel);
+    PyObject *obj = home->new_parcel(home, parcel);
+    if (obj == NULL) {
+        _PyParcel_Discard(parcel);
+    }
+    return obj;
+}
+
+static PyObject *
+give_interpreter(_PyParcel_Home *home, int64_t id)
+{
+    if (home->interpreter_type == NULL) {
+        // It registers the type.
+        PyObject *codec = PyImport_ImportModule("interpreters._codec");
+        if (codec == NULL) {
+            return NULL;
+        }
+        Py_DECREF(codec);
+    }
+    if (home->interpreter_type == NULL) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "no type for interpreters is registered");
+        return NULL;
+    }
+    return PyObject_CallFunction((PyObject *)home->interpreter_type,
+                                 "L", (long long)id);
+}
+
+PyObject *
+_PyParcel_GiveHandle(_PyParcel_Home *home, int kind, int64_t arg,
+                     _PyParcel_Resource *resources)
+{
+    switch (kind) {
+    case RECORD_LENT:
+        return give_lent(home, resources[arg].what);
+    case RECORD_QUEUE:
+        return give_queue(home, resources[arg].what);
+    case RECORD_PARCEL:
+        return give_parcel(home, resources[arg].what);
+    case RECORD_SENTINEL:
+        return Py_NewRef(home->sentinels[arg]);
+    case RECORD_INTERPRETER:
+        return give_interpreter(home, arg);
+    default:
+        assert(kind == RECORD_XIDATA);
+        return _PyCrossInterpreterData_NewObject(resources[arg].what);
+    }
+}
