@@ -720,20 +720,22 @@ static int
 run_program(maker *m)
 {
     for (Py_ssize_t i = 0; i < m->g->nsteps; i++) {
-        _PyParcel_Word step = m->g->program[i];
+        _PyParcel_Step step = m->g->program[i];
         Py_ssize_t record = (Py_ssize_t)(step >> 1);
-        if ((step & 1) == OP_BUILD) {
-            if (build_record(m, record) < 0) {
+        int build = ((step & 1) == OP_BUILD);
+        if (!build || (m->made[record] == NULL
+                       && m->g->records[record].kind == RECORD_INSTANCE))
+        {
+            PyObject *obj = make_record(m, record);
+            if (obj == NULL) {
                 return -1;
             }
-            continue;
+            Py_XSETREF(m->made[record], obj);
+            fill_holes(m, record, obj);
         }
-        PyObject *obj = make_record(m, record);
-        if (obj == NULL) {
+        if (build && build_record(m, record) < 0) {
             return -1;
         }
-        Py_XSETREF(m->made[record], obj);
-        fill_holes(m, record, obj);
     }
     return 0;
 }
@@ -753,15 +755,12 @@ unmake(maker *m)
             _PyGC_SET_FINALIZED(obj);
         }
     }
-    for (Py_ssize_t i = 0; i < m->g->nsteps; i++) {
-        Py_ssize_t record = (Py_ssize_t)(m->g->program[i] >> 1);
-        if ((m->g->program[i] & 1) == OP_CREATE
-            && m->g->records[record].holes >= 0
-            && m->made[record] != NULL
-            && *m->g->holes[m->g->records[record].holes].slot
-               == m->made[record])
+    for (Py_ssize_t i = 0; i < m->g->nrecords; i++) {
+        int32_t hole = m->g->records[i].holes;
+        if (hole >= 0 && m->made[i] != NULL
+            && *m->g->holes[hole].slot == m->made[i])
         {
-            unfill_holes(m, record);
+            unfill_holes(m, i);
         }
     }
     PyErr_SetRaisedException(exc);

@@ -113,12 +113,18 @@ typedef struct {
     PyObject *old;                  // its reference is ours now
 } change;
 
+#define MAX_PLACES 8
+
 /* An object that the sender gives up. */
 typedef struct {
     PyObject *obj;
     PyObject **slot;                // the only reference to it; or NULL: it
                                     // becomes a MovedObject, and
     PyObject *shell;                // this one gets what it has, or NULL
+    PyObject **marker;              // where move() has it
+    PyObject *instead;              // what the variables in `places` get
+    _PyParcel_Place places[MAX_PLACES];
+    int nplaces;
     int owned;                      // MAY_MOVE, MUST_MOVE
     int prepared;                   // to become a MovedObject
     int cleared;                    // its items have got references of their own
@@ -309,17 +315,22 @@ add_record(packer *p, _PyParcel_RecordKind kind, Py_ssize_t nwords)
     if (GROW(g->records, g->nrecords, p->records_room) < 0) {
         return -1;
     }
-    while (g->nwords + nwords > p->words_room) {
+    while (nwords < MAX_RECORDS && g->nwords + nwords > p->words_room) {
         if (grow_slow((void **)&g->words, &p->words_room, sizeof(*g->words),
                       NULL) < 0)
         {
             return -1;
         }
     }
+    if (g->nrecords >= MAX_RECORDS || g->nwords > MAX_RECORDS - nwords) {
+        PyErr_SetString(PyExc_OverflowError,
+                        "too many objects have to be made anew");
+        return -1;
+    }
     _PyParcel_Record *r = &g->records[g->nrecords];
     r->kind = kind;
-    r->first = g->nwords;
-    r->nwords = nwords;
+    r->first = (int32_t)g->nwords;
+    r->nwords = (int32_t)nwords;
     r->arg = 0;
     r->holes = -1;
     if (nwords > 0) {
@@ -398,9 +409,14 @@ add_hole(packer *p, PyObject **slot, Py_ssize_t record)
     if (GROW(g->holes, g->nholes, p->holes_room) < 0) {
         return -1;
     }
+    if (g->nholes >= MAX_RECORDS) {
+        PyErr_SetString(PyExc_OverflowError,
+                        "too many references to objects that are made anew");
+        return -1;
+    }
     _PyParcel_Record *r = &g->records[record];
-    g->holes[g->nholes] = (_PyParcel_Hole){slot, record, r->holes};
-    r->holes = g->nholes++;
+    g->holes[g->nholes] = (_PyParcel_Hole){slot, (int32_t)record, r->holes};
+    r->holes = (int32_t)g->nholes++;
     return 0;
 }
 
@@ -1535,9 +1551,19 @@ take_instance(packer *p, PyObject *obj, const _PyParcel_Class *cls,
     }
     Py_ssize_t n = a->n + nslots;
     Py_ssize_t record = add_record(p, RECORD_INSTANCE, n);
-    if (record < 0 || add_step(p, OP_CREATE, record) < 0
-        || (Py_REFCNT(obj) > 1
-            && remember(p, obj, RECORD_WORD(record)) < 0))
+    if (record < 0) {
+        return -1;
+    }
+    if (Py_REFCNT(obj) > 1) {
+        // A cycle can lead back to it before it is built.
+        if (remember(p, obj, RECORD_WORD(record)) < 0
+            || add_step(p, OP_CREATE, record) < 0)
+        {
+            return -1;
+        }
+    }
+    else if ((n == 0 || p->npending > 0)
+             && add_step(p, OP_CREATE, record) < 0)
     {
         return -1;
     }
@@ -2317,6 +2343,7 @@ add_given(packer *p, PyObject *obj, PyObject **slot, int owned)
     else {
         // Two markers for one object: it has more than one reference.
         p->givens[k->given - 1].slot = NULL;
+        p->givens[k->given - 1].marker = NULL;
     }
     return 0;
 }
@@ -2338,8 +2365,13 @@ take_move_marker(packer *p, PyObject *marker, _PyParcel_Word *word)
         // All of them have to be known before the arithmetic.
         p->found_given = 1;
         *word = (_PyParcel_Word)Py_None;
-        return add_given(p, *slot, Py_REFCNT(*slot) == 1 ? slot : NULL,
-                         MUST_MOVE);
+        if (add_given(p, *slot, Py_REFCNT(*slot) == 1 ? slot : NULL,
+                      MUST_MOVE) < 0)
+        {
+            return -1;
+        }
+        p->givens[p->ngivens - 1].marker = slot;
+        return 0;
     }
     if (k->to != 0) {
         *word = (WORD_IS_RECORD(k->to) ? k->to
@@ -2456,6 +2488,32 @@ is_value(PyObject *obj)
     return is_named(obj);
 }
 
+/* All references to a large value are in variables, which can get a MovedObject
+   instead?  1: it moves. */
+static int
+find_variables(packer *p, given *g)
+{
+    g->nplaces = _PyParcel_FindPlaces(g->obj, g->places, MAX_PLACES);
+    // One more is the marker's.
+    if (g->nplaces > MAX_PLACES || g->nplaces + 1 != Py_REFCNT(g->obj)) {
+        return 0;
+    }
+    g->instead = (PyUnicode_Check(g->obj) ? PyUnicode_FromString("moved")
+                  : PyBytes_FromString("moved"));
+    if (g->instead == NULL) {
+        return -1;
+    }
+    if (_PyParcel_MovedPrepare(p->home, g->instead) < 0) {
+        Py_CLEAR(g->instead);
+        return -1;
+    }
+    count_moved_atom(p, g->obj);
+#ifdef Py_REF_DEBUG
+    p->moved_reftotal--;            // it is a new reference that goes
+#endif
+    return 1;
+}
+
 /* Is this given up in vain: a value, a handle, or something that goes by name?
    -1: code is needed to tell. */
 static int
@@ -2503,6 +2561,16 @@ take_given(packer *p, Py_ssize_t index, _PyParcel_Word *word)
     int same = stays_with_sender(p, obj);
     if (same < 0) {
         return -1;
+    }
+    if (same && !slot && g->marker != NULL && is_large(obj)
+        && atom_can_move(obj) && !_Py_IsImmortal(obj))
+    {
+        int found = find_variables(p, g);
+        if (found != 0) {
+            *word = (_PyParcel_Word)obj;
+            return found < 0 || remember(p, obj, *word) < 0 ? -1
+                   : (Py_INCREF(obj), 0);
+        }
     }
     if (slot || same) {
         // Nobody else has it, or need not know.
@@ -3180,6 +3248,12 @@ clear_remains(packer *p)
             _PyParcel_MovedCommit(p->home, g->obj);
             g->prepared = 0;
         }
+        if (g->instead != NULL) {
+            _PyParcel_MovedCommit(p->home, g->instead);
+            _PyParcel_ReplacePlaces(g->places, g->nplaces, g->instead);
+            Py_SETREF(*g->marker, g->instead);
+            g->instead = NULL;
+        }
     }
 }
 
@@ -3204,6 +3278,10 @@ undo(packer *p)
         given *g = &p->givens[i];
         Py_CLEAR(g->shell);
         g->cleared = 0;
+        if (g->instead != NULL) {
+            _PyParcel_MovedCancel(p->home, g->instead);
+            Py_CLEAR(g->instead);
+        }
         if (g->prepared) {
             _PyParcel_MovedCancel(p->home, g->obj);
             g->prepared = 0;

@@ -354,26 +354,38 @@ is_main(PyObject *module_name)
 
 /* --- The codec ----------------------------------------------------------- */
 
-/* interpreters._codec.name; imports it.  New reference. */
+/* The dict of interpreters._codec, imported if need be.  Borrowed from n. */
+static PyObject *
+find_codec(names *n)
+{
+    PyObject *name = PyUnicode_FromString("interpreters._codec");
+    if (name == NULL) {
+        return NULL;
+    }
+    PyObject *dict = module_dict(name);
+    if (dict == NULL) {
+        PyObject *module = PyImport_Import(name);
+        // It stays in sys.modules.
+        dict = module != NULL ? PyModule_GetDict(module) : NULL;
+        Py_XDECREF(module);
+    }
+    Py_DECREF(name);
+    if (dict != NULL && dict != n->codec) {
+        Py_XSETREF(n->codec, Py_NewRef(dict));
+    }
+    return dict;
+}
+
+/* interpreters._codec.name.  New reference. */
 static PyObject *
 codec_item(names *n, const char *name)
 {
-    if (n->codec == NULL) {
-        PyObject *module = PyImport_ImportModule("interpreters._codec");
-        if (module == NULL) {
-            return NULL;
-        }
-        PyObject *dict = PyModule_GetDict(module);
-        if (dict != NULL && n->codec == NULL) {
-            n->codec = Py_NewRef(dict);
-        }
-        Py_DECREF(module);
-        if (dict == NULL) {
-            return NULL;
-        }
-    }
+    PyObject *dict = find_codec(n);
     PyObject *item;
-    if (PyDict_GetItemStringRef(n->codec, name, &item) == 0) {
+    if (dict == NULL) {
+        return NULL;
+    }
+    if (PyDict_GetItemStringRef(dict, name, &item) == 0) {
         PyErr_Format(PyExc_RuntimeError, "interpreters._codec has no %s", name);
     }
     return item;

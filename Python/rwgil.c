@@ -432,6 +432,17 @@ _PyRWGIL_ReadReleaseSlow(gil_state *gil, PyThreadState *tstate)
     }
 }
 
+int
+_PyRWGIL_AskAtOnce(gil_state *gil)
+{
+    if (!_PyRWGIL_hurry) {
+        return 0;
+    }
+    PyThreadState *holder = _Py_atomic_load_ptr_relaxed(&gil->last_holder);
+    _Py_set_eval_breaker_bit(holder, _PY_GIL_DROP_REQUEST_BIT);
+    return 1;
+}
+
 void
 _PyRWGIL_ReadNever(gil_state *gil)
 {

@@ -61,18 +61,22 @@ typedef enum {
     RECORD_XIDATA,      // arg: resource
 } _PyParcel_RecordKind;
 
+/* There can be many of each, and memory is what takes the time: so they are small,
+   and there are at most this many. */
+#define MAX_RECORDS (INT32_MAX / 2)
+
 typedef struct {
-    uint8_t kind;                   // _PyParcel_RecordKind
-    Py_ssize_t first;               // its words begin here
-    Py_ssize_t nwords;
     int64_t arg;
-    Py_ssize_t holes;               // the last of its holes, -1: none
+    int32_t first;                  // its words begin here
+    int32_t nwords;
+    int32_t holes;                  // the last of its holes, -1: none
+    uint8_t kind;                   // _PyParcel_RecordKind
 } _PyParcel_Record;
 
 typedef struct {
     PyObject **slot;
-    Py_ssize_t record;
-    Py_ssize_t next;                // another hole of the same record, or -1
+    int32_t record;
+    int32_t next;                   // another hole of the same record, or -1
 } _PyParcel_Hole;
 
 /* Instances of one class with the same attributes in the same order. */
@@ -83,9 +87,12 @@ typedef struct {
     int nslots;
 } _PyParcel_Shape;
 
+/* Build what has not been created: then that comes first. */
 typedef enum { OP_CREATE = 0, OP_BUILD = 1 } _PyParcel_Op;
 
-#define PROGRAM_STEP(OP, R) (((_PyParcel_Word)(R) << 1) | (OP))
+typedef uint32_t _PyParcel_Step;
+
+#define PROGRAM_STEP(OP, R) (((_PyParcel_Step)(R) << 1) | (OP))
 
 typedef struct {
     _PyParcel_Record *records;
@@ -96,7 +103,7 @@ typedef struct {
     Py_ssize_t nholes;
     _PyParcel_Shape *shapes;
     Py_ssize_t nshapes;
-    _PyParcel_Word *program;
+    _PyParcel_Step *program;
     Py_ssize_t nsteps;
     struct _PyParcel_resource *resources;
     Py_ssize_t nresources;
@@ -204,6 +211,22 @@ _PyParcel_InRuntime(PyObject *obj)
 }
 
 extern int _PyParcel_IsProcessWide(PyObject *);
+
+/* --- Variables: parcel_places.c -------------------------------------------- */
+
+/* A slot of a frame or a cell, or an item of a dict. */
+typedef struct {
+    PyObject **slot;                // or
+    PyObject *dict;                 // borrowed, as the key
+    PyObject *key;
+} _PyParcel_Place;
+
+/* Variables that refer to the object: how many there are.  At most `max` are
+   stored.  Runs no code, and they are right as long as none runs. */
+extern int _PyParcel_FindPlaces(PyObject *obj, _PyParcel_Place *, int max);
+/* Each gets a reference to something else.  The references that they had must not
+   be the last. */
+extern void _PyParcel_ReplacePlaces(_PyParcel_Place *, int n, PyObject *with);
 
 /* --- Handles: parcel_handles.c -------------------------------------------- */
 

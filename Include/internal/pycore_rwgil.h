@@ -106,8 +106,17 @@ _PyRWGIL_SlotIndex(const struct _gil_runtime_state *gil)
     return _Py_atomic_load_uint32_relaxed(&gil->slot) >> _PyRWGIL_MARK_BITS;
 }
 
-extern int _PyRWGIL_ReadAcquireSlow(struct _gil_runtime_state *, PyThreadState *);
-extern void _PyRWGIL_ReadReleaseSlow(struct _gil_runtime_state *, PyThreadState *);
+// Keeps the compiler from spending registers of take_gil() on its slow paths.
+#if defined(__GNUC__)
+#  define _PyRWGIL_COLD __attribute__((cold))
+#else
+#  define _PyRWGIL_COLD
+#endif
+
+extern _PyRWGIL_COLD int _PyRWGIL_ReadAcquireSlow(struct _gil_runtime_state *,
+                                                  PyThreadState *);
+extern _PyRWGIL_COLD void _PyRWGIL_ReadReleaseSlow(struct _gil_runtime_state *,
+                                                   PyThreadState *);
 
 /* The caller has just taken the interpreter's lock.  It holds gil->mutex, which
    is let go of for a while if there is a writer to wait for.  Returns 1 if
@@ -147,6 +156,10 @@ PyAPI_FUNC(void) _PyRWGIL_Safepoint(PyThreadState *);
    holders come to a safepoint, and not after the switch interval.  For visits to
    an interpreter that are short and for which another one waits. */
 extern _Py_thread_local int _PyRWGIL_hurry;
+
+/* take_gil() has to wait, and holds gil->mutex: if the calling thread is in such a
+   hurry, ask the holder to drop the lock, and return 1. */
+extern _PyRWGIL_COLD int _PyRWGIL_AskAtOnce(struct _gil_runtime_state *);
 
 /* --- Life of slots and of the process ------------------------------------ */
 
