@@ -183,15 +183,17 @@ _PyParcel_ReleaseResources(_PyParcel_Resource *resources, Py_ssize_t n)
         case RESOURCE_INTERPRETER:
             uncount_interpreter((intptr_t)what);
             break;
-        case RESOURCE_MEMORY:
-            PyMem_Free(what);
+        case RESOURCE_ARRAY:
+            _PyParcel_FreeArray(what);
+            break;
+        case RESOURCE_NOTHING:
             break;
         }
     }
     PyMem_RawFree(resources);
 }
 
-void
+int
 _PyParcel_ShareResource(_PyParcel_Resource *resource)
 {
     void *what = resource->what;
@@ -208,17 +210,25 @@ _PyParcel_ShareResource(_PyParcel_Resource *resource)
     case RESOURCE_INTERPRETER:
         // One more, or one that need not be given back.
         if (!count_interpreter((intptr_t)what)) {
-            resource->kind = RESOURCE_MEMORY;
-            resource->what = NULL;
+            resource->kind = RESOURCE_NOTHING;
+        }
+        break;
+    case RESOURCE_ARRAY:
+        resource->what = _PyParcel_CopyArray(what);
+        if (resource->what == NULL) {
+            resource->kind = RESOURCE_NOTHING;
+            return -1;
         }
         break;
     case RESOURCE_XIDATA:
-    case RESOURCE_MEMORY:
-        // The original keeps it, and outlives its duplicates.
-        resource->kind = RESOURCE_MEMORY;
-        resource->what = NULL;
+        // The original keeps it, and outlives its duplicates, which only make
+        // an object of it.
+        resource->kind = RESOURCE_NOTHING;
+        break;
+    case RESOURCE_NOTHING:
         break;
     }
+    return 0;
 }
 
 

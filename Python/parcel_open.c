@@ -165,29 +165,22 @@ free_parcel(_PyParcel *parcel)
 static _Py_thread_local _PyParcel *doomed;
 static _Py_thread_local int freeing;
 
-/* Parcels whose last reference went in a thread that is in no interpreter. */
-static struct {
-    PyMutex mutex;
-    _PyParcel *first;
-} unfreed;
+/* Parcels whose last reference went in a thread that is in no interpreter: a list
+   to which any thread adds without a lock, and from which one takes all. */
+static _PyParcel *unfreed;
 
 static void
 push_unfreed(_PyParcel *parcel)
 {
-    PyMutex_LockFlags(&unfreed.mutex, _Py_LOCK_DONT_DETACH);
-    parcel->next = unfreed.first;
-    unfreed.first = parcel;
-    PyMutex_Unlock(&unfreed.mutex);
+    do {
+        parcel->next = _Py_atomic_load_ptr(&unfreed);
+    } while (!_Py_atomic_compare_exchange_ptr(&unfreed, &parcel->next, parcel));
 }
 
 static _PyParcel *
 pop_unfreed(void)
 {
-    PyMutex_LockFlags(&unfreed.mutex, _Py_LOCK_DONT_DETACH);
-    _PyParcel *parcel = unfreed.first;
-    unfreed.first = NULL;
-    PyMutex_Unlock(&unfreed.mutex);
-    return parcel;
+    return _Py_atomic_exchange_ptr(&unfreed, NULL);
 }
 
 void
@@ -206,7 +199,7 @@ _PyParcel_Discard(_PyParcel *parcel)
         return;
     }
     freeing = 1;
-    if (_Py_atomic_load_ptr_relaxed(&unfreed.first) != NULL) {
+    if (_Py_atomic_load_ptr_relaxed(&unfreed) != NULL) {
         _PyParcel *others = pop_unfreed();
         while (others != NULL) {
             _PyParcel *next = others->next;
@@ -517,6 +510,10 @@ make_record(maker *m, Py_ssize_t record)
         return make_call(m, r);
     case RECORD_FROZENSET:
         return make_frozenset(m, r);
+    case RECORD_ARRAY:
+        return _PyParcel_GiveArray(
+            m->home, m->made[WORD_RECORD(m->g->words[r->first])],
+            m->g->resources[r->arg].what);
     default:
         return _PyParcel_GiveHandle(m->home, r->kind, r->arg,
                                     m->g->resources);
@@ -749,6 +746,10 @@ unmake(maker *m)
         PyObject *obj = m->made[i];
         if (obj == NULL) {
             continue;
+        }
+        if (m->g->records[i].kind == RECORD_ARRAY) {
+            _PyParcel_TakeBackArray(
+                obj, m->g->resources[m->g->records[i].arg].what);
         }
         if (m->g->records[i].kind == RECORD_INSTANCE && _PyObject_IS_GC(obj)) {
             // It has never been a whole one.

@@ -176,6 +176,8 @@ typedef struct {
 
     int any_owned;                  // something is given up
     PyObject *needs_code;           // why the walk stopped, borrowed
+    PyObject *refused;              // or this, and an exception is set, or
+    Py_ssize_t outside;             // it has references from elsewhere
     int needs_isolation;
     int found_given;                // a marker that was not known yet
     const _PyParcel *dup;           // this is a copy of that parcel
@@ -631,15 +633,13 @@ is_large(PyObject *obj)
 
 static int take_given(packer *, Py_ssize_t, _PyParcel_Word *);
 
-/* TransferError: `obj`, which has to be moved, has references from elsewhere. */
+/* `obj`, which has to be moved, has references from elsewhere.  Saying so runs code
+   that looks at the graph: that waits until the walk has been undone. */
 static int
 not_isolated(packer *p, PyObject *obj, Py_ssize_t outside)
 {
-    PyObject *root = p->root;
-    if (_PyParcel_IsMove(p->home, root)) {
-        root = ((_PyParcel_MoveObject *)root)->obj;
-    }
-    _PyParcel_RaiseNotIsolated(p->home, root, obj, outside);
+    p->refused = obj;
+    p->outside = outside;
     return -1;
 }
 
@@ -1100,6 +1100,7 @@ take_handle(packer *p, PyObject *obj, int kind, _PyParcel_Word *word)
     int64_t arg = 0;
     _PyParcel_Resource resource = {.what = NULL};
     if (_PyParcel_TakeHandle(p->home, obj, kind, &arg, &resource) < 0) {
+        p->refused = obj;
         return -1;
     }
     g->records[record].arg = arg;
@@ -1619,6 +1620,41 @@ is_value_type(packer *p, PyObject *obj)
 
 /* --- Any object ------------------------------------------------------------------ */
 
+static int
+take_array(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
+{
+    int exported = _PyParcel_ArrayIsExported(obj);
+    if (owned == MUST_MOVE && exported) {
+        return not_isolated(p, obj, 1);
+    }
+    _PyParcel_Word type;
+    known *k = find_known(p, (PyObject *)Py_TYPE(obj));
+    if (k != NULL && k->to != 0) {
+        type = k->to;
+    }
+    else if (take_by_name(p, (PyObject *)Py_TYPE(obj), &type) < 0) {
+        return -1;
+    }
+    _PyParcel_Graph *g = &p->parcel->graph;
+    Py_ssize_t record = add_record(p, RECORD_ARRAY, 1);
+    if (record < 0 || add_step(p, OP_CREATE, record) < 0
+        || GROW(g->resources, g->nresources, p->resources_room) < 0
+        || (Py_REFCNT(obj) > 1 && remember(p, obj, RECORD_WORD(record)) < 0))
+    {
+        return -1;
+    }
+    _PyParcel_Array *array = _PyParcel_TakeArray(obj, owned && !exported);
+    if (array == NULL) {
+        return -1;
+    }
+    g->words[g->records[record].first] = type;
+    g->records[record].arg = g->nresources;
+    g->resources[g->nresources++] = (_PyParcel_Resource){RESOURCE_ARRAY, array};
+    p->parcel->stats.rebuilt++;
+    *word = RECORD_WORD(record);
+    return 0;
+}
+
 /* What is not a plain object of an exact builtin type. */
 static int
 take_other(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
@@ -1645,6 +1681,9 @@ take_other(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
     int kind = _PyParcel_HandleKind(p->home, obj);
     if (kind >= 0) {
         return take_handle(p, obj, kind, word);
+    }
+    if (_PyParcel_IsArray(p->home, obj)) {
+        return take_array(p, obj, owned, word);
     }
     if (is_named(obj) && find_reduction(p, obj) < 0) {
         return take_by_name(p, obj, word);
@@ -2539,7 +2578,7 @@ stays_with_sender(packer *p, PyObject *obj)
     if (check_simple(p, obj, &cls, &a, &simple) < 0) {
         return -1;
     }
-    if (simple) {
+    if (simple || _PyParcel_IsArray(p->home, obj)) {
         return 0;
     }
     Py_ssize_t reduction = get_reduction(p, obj);
@@ -2724,6 +2763,9 @@ visit_count(PyObject *obj, void *arg)
 static int
 reduces_to_value(packer *p, PyObject *obj)
 {
+    if (_PyParcel_IsArray(p->home, obj)) {
+        return 0;
+    }
     Py_ssize_t index = get_reduction(p, obj);
     p->needs_code = NULL;
     if (index < 0) {
@@ -3026,6 +3068,9 @@ look_into(discovery *d, PyObject *obj)
     if (check_simple(p, obj, &cls, &a, &simple) < 0) {
         return -1;
     }
+    if (_PyParcel_IsArray(p->home, obj)) {
+        return look_at(d, (PyObject *)type);
+    }
     if (!simple) {
         return reduce(d, obj);
     }
@@ -3225,6 +3270,12 @@ commit(packer *p)
             Py_CLEAR(g->shell);
         }
     }
+    _PyParcel_Graph *graph = &p->parcel->graph;
+    for (Py_ssize_t i = 0; i < graph->nresources; i++) {
+        if (graph->resources[i].kind == RESOURCE_ARRAY) {
+            _PyParcel_StealArray(graph->resources[i].what);
+        }
+    }
     p->parcel->nplain += p->nmoved;
     p->parcel->stats.moved += p->nmoved;
     _PyParcel_ListMerge(&p->moved, &p->parcel->plain);
@@ -3315,6 +3366,7 @@ begin_walk(packer *p)
     p->depth = 0;
     p->npending = p->ndelayed = 0;
     p->needs_code = NULL;
+    p->refused = NULL;
     p->needs_isolation = 0;
     p->found_given = 0;
     p->last_type = NULL;
@@ -3367,6 +3419,22 @@ do_walk(packer *p)
 // Code that makes new objects each time it reduces one could go on for ever.
 #define MAX_DISCOVERIES 64
 
+/* Say what can't go, and why. */
+static void
+raise_refusal(packer *p)
+{
+    PyObject *root = p->root;
+    if (_PyParcel_IsMove(p->home, root)) {
+        root = ((_PyParcel_MoveObject *)root)->obj;
+    }
+    if (!PyErr_Occurred()) {
+        _PyParcel_RaiseNotIsolated(p->home, root, p->refused, p->outside);
+    }
+    else if (is_refusal()) {
+        _PyParcel_RaiseNotShareable(p->home, root, p->refused);
+    }
+}
+
 /* What the walk stopped for. */
 static int
 prepare_again(packer *p, int *discoveries)
@@ -3386,7 +3454,11 @@ prepare_again(packer *p, int *discoveries)
         return -1;
     }
     if (p->needs_isolation) {
-        return isolate(p);
+        int res = isolate(p);
+        if (p->refused != NULL) {
+            raise_refusal(p);
+        }
+        return res;
     }
     assert(p->found_given);
     return 0;
@@ -3423,6 +3495,10 @@ take_graph(packer *p, _PyRWGIL_Section *section)
             return 0;
         }
         undo(p);
+        if (p->refused != NULL) {
+            raise_refusal(p);
+            return -1;
+        }
         if (PyErr_Occurred()) {
             return -1;
         }
@@ -3701,10 +3777,12 @@ copy_records(packer *p, const _PyParcel_Graph *from)
     for (Py_ssize_t i = 0; i < to->nrecords; i++) {
         to->records[i].holes = -1;
     }
-    for (Py_ssize_t i = 0; i < from->nresources; i++) {
-        _PyParcel_ShareResource(&to->resources[i]);
+    p->resources_room = from->nresources;
+    for (; to->nresources < from->nresources; to->nresources++) {
+        if (_PyParcel_ShareResource(&to->resources[to->nresources]) < 0) {
+            return -1;
+        }
     }
-    to->nresources = p->resources_room = from->nresources;
     return 0;
 }
 

@@ -1905,6 +1905,20 @@ _PyParcel_Construct(_PyParcel_Home *home, PyObject *callable, PyObject *args)
 }
 
 int
+_PyParcel_IsArrayType(_PyParcel_Home *home, PyTypeObject *type)
+{
+    if (strcmp(type->tp_name, "array.array") != 0) {
+        return 0;
+    }
+    names *n = get_names(home);
+    if (n == NULL) {
+        PyErr_Clear();
+        return 0;
+    }
+    return (quick_kind)find_entry(n, type)->kind == QUICK_ARRAY;
+}
+
+int
 _PyParcel_IsInnocent(_PyParcel_Home *home, PyObject *callable)
 {
     names *n = get_names(home);

@@ -52,7 +52,7 @@ typedef enum {
     RECORD_CALL,        // words: callable, args, state, list, items, setter
     RECORD_FROZENSET,   // words: members
     RECORD_LATE,        // words: a plain dict or set, and what goes into it
-    RECORD_ARRAY,       // arg: resource; an array.array
+    RECORD_ARRAY,       // words: its type; arg: resource
     RECORD_SENTINEL,    // arg: which
     RECORD_INTERPRETER, // arg: id
     RECORD_QUEUE,       // arg: resource
@@ -212,6 +212,22 @@ _PyParcel_InRuntime(PyObject *obj)
 
 extern int _PyParcel_IsProcessWide(PyObject *);
 
+/* --- The memory of an array.array: parcel_array.c -------------------------- */
+
+typedef struct _PyParcel_Array _PyParcel_Array;
+
+extern int _PyParcel_IsArray(_PyParcel_Home *, PyObject *);
+extern int _PyParcel_ArrayIsExported(PyObject *);
+/* With `move` it stays where it is until Steal, which can't fail. */
+extern _PyParcel_Array *_PyParcel_TakeArray(PyObject *, int move);
+extern void _PyParcel_StealArray(_PyParcel_Array *);
+extern _PyParcel_Array *_PyParcel_CopyArray(const _PyParcel_Array *);
+extern void _PyParcel_FreeArray(_PyParcel_Array *);
+/* A new array that gets the memory; it can be taken back. */
+extern PyObject *_PyParcel_GiveArray(_PyParcel_Home *, PyObject *type,
+                                     _PyParcel_Array *);
+extern void _PyParcel_TakeBackArray(PyObject *, _PyParcel_Array *);
+
 /* --- Variables: parcel_places.c -------------------------------------------- */
 
 /* A slot of a frame or a cell, or an item of a dict. */
@@ -236,7 +252,8 @@ typedef enum {
     RESOURCE_LENT,
     RESOURCE_XIDATA,
     RESOURCE_INTERPRETER,           // counted; `what` is its id
-    RESOURCE_MEMORY,                // a block of PyMem_Malloc()
+    RESOURCE_ARRAY,
+    RESOURCE_NOTHING,
 } _PyParcel_ResourceKind;
 
 typedef struct _PyParcel_resource {
@@ -252,7 +269,8 @@ extern int _PyParcel_TakeHandle(_PyParcel_Home *, PyObject *, int kind,
                                 int64_t *arg, _PyParcel_Resource *);
 extern PyObject *_PyParcel_GiveHandle(_PyParcel_Home *, int kind, int64_t arg,
                                       _PyParcel_Resource *);
-extern void _PyParcel_ShareResource(_PyParcel_Resource *);
+/* For a duplicate.  -1: no memory. */
+extern int _PyParcel_ShareResource(_PyParcel_Resource *);
 extern void _PyParcel_ReleaseResources(_PyParcel_Resource *, Py_ssize_t n);
 
 #endif   // !Py_INTERNAL_PARCEL_GRAPH_H

@@ -91,6 +91,9 @@ PyAPI_FUNC(int) _PyParcel_Build(_PyParcel_Home *, PyObject *obj, PyObject *state
    neither lets anybody else see its arguments nor calls Python code. */
 PyAPI_FUNC(int) _PyParcel_IsInnocent(_PyParcel_Home *, PyObject *callable);
 
+/* Is it the type array.array?  Runs no Python code. */
+extern int _PyParcel_IsArrayType(_PyParcel_Home *, PyTypeObject *);
+
 /* make(type, *values) of _parcels: what quick reductions call. */
 extern PyObject *_PyParcel_Make(_PyParcel_Home *, PyObject *const *args,
                                 Py_ssize_t nargs);

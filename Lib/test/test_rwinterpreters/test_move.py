@@ -239,6 +239,75 @@ class MovedObjectTests(TestCase):
         interp.close()
 
 
+module_data = None
+
+
+class VariableTests(TestCase):
+    """The content of bytes and str is a part of the object: they can go if all
+    that refers to them are variables, which get a MovedObject."""
+
+    def setUp(self):
+        self.queue = interpreters.create_queue()
+
+    def send(self, marker):
+        self.queue.put(marker)
+        return self.queue.get()
+
+    def make(self):
+        for kind in b'x', 'x', '\xe9', '\u1234':
+            yield kind * 100_000
+
+    def test_locals(self):
+        for data in self.make():
+            with self.subTest(kind=data[:1]):
+                place, other = id(data), data
+                got = self.send(move(data))
+                self.assertEqual(id(got), place)
+                self.assertIsInstance(data, MovedObject)
+                self.assertIs(data, other)
+                with self.assertRaises(MovedError):
+                    len(data)
+
+    def test_cell(self):
+        data = b'x' * 100_000
+        place = id(data)
+        def read():
+            return data
+        self.assertEqual(id(self.send(move(data))), place)
+        self.assertIsInstance(read(), MovedObject)
+
+    def test_global(self):
+        global module_data
+        module_data = b'x' * 100_000
+        place = id(module_data)
+        try:
+            self.assertEqual(id(self.send(move(module_data))), place)
+            self.assertIsInstance(module_data, MovedObject)
+        finally:
+            module_data = None
+
+    def test_referred_to_from_elsewhere(self):
+        # Nobody can tell a copy from it.
+        data = b'x' * 100_000
+        kept = [data]
+        got = self.send(move(data))
+        self.assertEqual(got, data)
+        self.assertIsNot(got, data)
+        self.assertIs(kept[0], data)
+
+    def test_small(self):
+        data = bytes(range(10))
+        self.assertEqual(self.send(move(data)), data)
+
+    def test_fails(self):
+        queue = interpreters.create_queue(maxsize=1)
+        queue.put(None)
+        data = b'x' * 100_000
+        with self.assertRaises(interpreters.QueueFull):
+            queue.put(move(data), timeout=0)
+        self.assertEqual(len(data), 100_000)
+
+
 class MarkerTests(TestCase):
 
     def test_marker(self):
