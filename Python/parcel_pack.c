@@ -544,7 +544,10 @@ copy_range(PyObject *obj)
     PyObject *parts[3] = {NULL, NULL, NULL};
     PyObject *range = NULL;
     for (int i = 0; i < 3; i++) {
-        PyObject *part = PyObject_GetAttrString(obj, names[i]);
+        // The cache for types keeps what is looked up: interned, it is one object.
+        PyObject *name = PyUnicode_InternFromString(names[i]);
+        PyObject *part = name != NULL ? PyObject_GetAttr(obj, name) : NULL;
+        Py_XDECREF(name);
         if (part == NULL) {
             goto exit;
         }
@@ -3841,7 +3844,8 @@ typedef struct {
 static int
 inherits(PyTypeObject *type, const char *name, PyTypeObject *base, int *yes)
 {
-    PyObject *str = PyUnicode_FromString(name);
+    // The cache for types keeps what is looked up.
+    PyObject *str = PyUnicode_InternFromString(name);
     if (str == NULL) {
         return -1;
     }
