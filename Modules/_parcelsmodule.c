@@ -497,7 +497,8 @@ static PyMethodDef parcel_methods[] = {
 
 static PyGetSetDef parcel_getset[] = {
     {"nbytes", parcel_get_nbytes, NULL,
-     PyDoc_STR("How much memory the parcel takes, without what it lends.")},
+     PyDoc_STR("How many bytes the parcel has for describing its objects.  The\n"
+               "objects themselves, copied or moved, are not counted yet.")},
     {"stats", parcel_get_stats, NULL,
      PyDoc_STR("How many objects in it went in which way: a tuple with the fields\n"
                "shared, moved, copied, rebuilt and reduced.")},
