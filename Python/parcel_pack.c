@@ -90,6 +90,7 @@ typedef struct {
     uint8_t owned;                  // what refers to the children is owned:
                                     // NOT_OWNED, MAY_MOVE, MUST_MOVE
     uint8_t in_place;               // they stay where they are, if they can
+    uint8_t arguments;              // they are what a CALL is called with
     Py_ssize_t i;                   // the next child
     Py_ssize_t n;
     PyObject **from;                // items; or NULL
@@ -162,7 +163,7 @@ typedef struct {
     Py_ssize_t ndissolved, dissolved_room;
     given *givens;
     Py_ssize_t ngivens, givens_room;
-    Py_ssize_t npending;            // frozensets that have been entered
+    Py_ssize_t npending;            // records that are unmade()
     Py_ssize_t *delayed;            // records to be filled after one of them
     Py_ssize_t ndelayed, delayed_room;
 
@@ -174,7 +175,6 @@ typedef struct {
     PyDictKeysObject *empty_keys;   // of all empty dicts
     int isolated;                   // isolate() has been done
 
-    int any_owned;                  // something is given up
     PyObject *needs_code;           // why the walk stopped, borrowed
     PyObject *refused;              // or this, and an exception is set, or
     Py_ssize_t outside;             // it has references from elsewhere
@@ -353,8 +353,15 @@ add_step(packer *p, _PyParcel_Op op, Py_ssize_t record)
     return 0;
 }
 
-/* Records of frozensets that are made when all members are: until then what refers
-   to them can't be filled. */
+/* Frozensets are made when all members are, and what is called when its arguments
+   are: until then what refers to them can't be filled. */
+
+static int
+unmade(const _PyParcel_Record *r)
+{
+    return ((r->kind == RECORD_FROZENSET || r->kind == RECORD_CALL)
+            && r->arg == 0);
+}
 
 static int
 is_pending(packer *p, Py_ssize_t record)
@@ -362,11 +369,10 @@ is_pending(packer *p, Py_ssize_t record)
     _PyParcel_Graph *g = &p->parcel->graph;
     const _PyParcel_Record *r = &g->records[record];
     for (Py_ssize_t i = r->first; i < r->first + r->nwords; i++) {
-        if (WORD_IS_RECORD(g->words[i])) {
-            const _PyParcel_Record *to = &g->records[WORD_RECORD(g->words[i])];
-            if (to->kind == RECORD_FROZENSET && to->arg == 0) {
-                return 1;
-            }
+        if (WORD_IS_RECORD(g->words[i])
+            && unmade(&g->records[WORD_RECORD(g->words[i])]))
+        {
+            return 1;
         }
     }
     return 0;
@@ -385,8 +391,9 @@ add_build(packer *p, Py_ssize_t record)
     return add_step(p, OP_BUILD, record);
 }
 
+/* Its members or arguments have been taken: it can be made. */
 static int
-add_frozenset(packer *p, Py_ssize_t record)
+add_create(packer *p, Py_ssize_t record)
 {
     p->parcel->graph.records[record].arg = 1;
     p->npending--;
@@ -435,6 +442,7 @@ push_frame(packer *p, frame_kind kind, int owned, Py_ssize_t n)
     f->kind = kind;
     f->owned = (uint8_t)owned;
     f->in_place = (owned != NOT_OWNED);
+    f->arguments = 0;
     f->i = 0;
     f->n = n;
     f->from = NULL;
@@ -1189,6 +1197,7 @@ take_reduction(packer *p, PyObject *obj, Py_ssize_t index,
     f->to.words = p->parcel->graph.records[record].first;
     f->of.reduction = index;
     f->record = record;
+    p->npending++;
     p->parcel->graph.runs_code |= !r->innocent;
     p->parcel->stats.reduced++;
     *word = RECORD_WORD(record);
@@ -1938,6 +1947,23 @@ stays(packer *p, PyObject *obj)
     return 0;
 }
 
+/* An object that has been met again where it is needed to make itself: as an argument
+   of its own constructor, or of one or in a frozenset that is such an argument.  pickle
+   can't do that either.  (A list, a dict or an instance there is filled later.) */
+static int
+check_made(packer *p, PyObject *obj, _PyParcel_Word word)
+{
+    if (!WORD_IS_RECORD(word)
+        || !unmade(&p->parcel->graph.records[WORD_RECORD(word)]))
+    {
+        return 0;
+    }
+    PyErr_SetString(PyExc_ValueError,
+                    "it is among the arguments that it is made with");
+    p->refused = obj;
+    return -1;
+}
+
 /* What has been taken for the child `old` of a container comes into its slot.  In
    place, a child that stands for itself stays. */
 static inline int
@@ -2023,6 +2049,9 @@ step_items(packer *p, frame *f)
             }
             // The frames can have moved.
             f = &p->frames[at];
+        }
+        else if (f->arguments && check_made(p, obj, word) < 0) {
+            return -1;
         }
         if (store(p, &to[i], obj, f, word) < 0) {
             return -1;
@@ -2214,13 +2243,16 @@ next_late(frame *f, Py_ssize_t i)
 static int
 step_words(packer *p, frame *f)
 {
+    _PyParcel_RecordKind kind = p->parcel->graph.records[f->record].kind;
     for (Py_ssize_t i = f->i; i < f->n; i++) {
         PyObject *obj = next_late(f, i);
         Py_ssize_t at = f->to.words + i;
         f->i = i + 1;
         _PyParcel_Word word;
         int entered = take(p, obj, 0, &word);
-        if (entered < 0) {
+        if (entered < 0 || (!entered && kind == RECORD_FROZENSET
+                            && check_made(p, obj, word) < 0))
+        {
             return -1;
         }
         p->parcel->graph.words[at] = word;
@@ -2228,9 +2260,8 @@ step_words(packer *p, frame *f)
             return 1;
         }
     }
-    _PyParcel_RecordKind kind = p->parcel->graph.records[f->record].kind;
     return (kind == RECORD_LATE ? add_build(p, f->record)
-            : add_frozenset(p, f->record));
+            : add_create(p, f->record));
 }
 
 static int
@@ -2291,7 +2322,7 @@ step_call(packer *p, frame *f)
     for (Py_ssize_t i = f->i; i < 6; i++) {
         if (i == 2 && f->owned == 0) {
             // Its arguments are there.
-            if (add_step(p, OP_CREATE, f->record) < 0) {
+            if (add_create(p, f->record) < 0) {
                 return -1;
             }
             f->owned = 1;           // the step has been added
@@ -2306,11 +2337,14 @@ step_call(packer *p, frame *f)
         Py_ssize_t at = f->to.words + i;
         _PyParcel_Word word;
         int entered = take(p, parts[i], 0, &word);
-        if (entered < 0) {
+        if (entered < 0
+            || (!entered && i < 2 && check_made(p, parts[i], word) < 0))
+        {
             return -1;
         }
         p->parcel->graph.words[at] = word;
         if (entered) {
+            p->frames[p->depth - 1].arguments = (i == 1);
             return 1;
         }
     }
@@ -2375,18 +2409,11 @@ add_given(packer *p, PyObject *obj, PyObject **slot, int owned)
     if (k == NULL) {
         return -1;
     }
-    if (k->given == 0) {
-        p->givens[p->ngivens++] = (given){
-            .obj = obj, .slot = slot, .owned = owned
-        };
-        k->given = p->ngivens;
-        p->any_owned = 1;
-    }
-    else {
-        // Two markers for one object: it has more than one reference.
-        p->givens[k->given - 1].slot = NULL;
-        p->givens[k->given - 1].marker = NULL;
-    }
+    assert(k->given == 0);
+    p->givens[p->ngivens++] = (given){
+        .obj = obj, .slot = slot, .owned = owned
+    };
+    k->given = p->ngivens;
     return 0;
 }
 

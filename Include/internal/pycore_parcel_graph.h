@@ -49,8 +49,9 @@ typedef uintptr_t _PyParcel_Word;
 typedef enum {
     RECORD_NAMED,       // words: where (see pycore_parcel_reduce.h)
     RECORD_INSTANCE,    // words: values; arg: shape
-    RECORD_CALL,        // words: callable, args, state, list, items, setter
-    RECORD_FROZENSET,   // words: members
+    RECORD_CALL,        // words: callable, args, state, list, items, setter;
+                        // arg: 1 once its arguments have been taken
+    RECORD_FROZENSET,   // words: members; arg: 1 once they have been taken
     RECORD_LATE,        // words: a plain dict or set, and what goes into it
     RECORD_ARRAY,       // words: its type; arg: resource
     RECORD_SENTINEL,    // arg: which

@@ -564,7 +564,59 @@ CYCLES = {
 }
 
 
+class Given:
+    """Made with its value: a cycle through that can't be made anew."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __reduce__(self):
+        return Given, (self.value,)
+
+
 class IdentityTests(GraphTestCase):
+
+    def given_to_itself(self, wrap):
+        obj = Given(None)
+        obj.value = wrap(obj)
+        return obj
+
+    def test_among_its_own_arguments(self):
+        # pickle gives up by RecursionError.  Nothing may arrive with a hole in it.
+        for wrap in (lambda obj: obj, Given, lambda obj: frozenset([obj])):
+            with self.assertRaises(RecursionError):
+                pickle.dumps(self.given_to_itself(wrap), 5)
+            for mark in list, move:
+                # The queue is given the only reference.
+                with self.assertRaises(NotShareableError) as caught:
+                    self.there.put(mark([self.given_to_itself(wrap)]))
+                self.assertIn('arguments that it is made with',
+                              str(caught.exception.__cause__))
+            self.assertEqual(self.there.qsize(), 0)
+
+    def test_in_what_it_is_made_with(self):
+        # These can be filled when it is made; pickle makes a second one or gives up.
+        def node(obj):
+            node = Node('n')
+            node.other = obj
+            return node
+        inner = {
+            'list': (lambda obj: [obj], lambda value: value[0]),
+            'tuple': (lambda obj: Given((obj,)), lambda value: value.value[0]),
+            'instance': (node, lambda value: value.other),
+            'value': (lambda obj: {1: obj}, lambda value: value[1]),
+            'key': (lambda obj: {obj: 1}, lambda value: next(iter(value))),
+            'member': (lambda obj: {obj}, lambda value: next(iter(value))),
+            'deep': (lambda obj: Given([{obj: Given(node(obj))}]),
+                     lambda value: next(iter(value.value[0].values())).value.other),
+        }
+        for name, (wrap, find) in inner.items():
+            for mark in list, move:
+                with self.subTest(name, mark=mark):
+                    self.there.put(mark([self.given_to_itself(wrap)]))
+                    obj, = self.there.get()
+                    self.assertIs(type(obj), Given)
+                    self.assertIs(find(obj.value), obj)
 
     def test_cycles(self):
         for name, make in CYCLES.items():
