@@ -47,6 +47,8 @@ typedef struct {
     Py_ssize_t released;        // heaps given back to the system
     Py_ssize_t orphans;         // orphans that wait to be adopted
     Py_ssize_t remote;          // blocks freed remotely that owners took back
+    Py_ssize_t arenas;          // that heaps hold
+    Py_ssize_t spare;           // arenas that stay for whoever needs one next
 } _PyMemHeap_Stats;
 
 #ifdef WITH_PYMALLOC

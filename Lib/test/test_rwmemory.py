@@ -84,6 +84,47 @@ def free_all(blocks):
         _testmemheap.free(blocks.pop())
 
 
+class ArenaTests(unittest.TestCase):
+
+    @requires_heaps
+    def test_spare_arenas(self):
+        # What was given back is used again, in this interpreter or another.
+        def fill():
+            return [float(i) for i in range(3_000_000)]     # 72 MB: 68 arenas
+        def difference(before):
+            after = _testmemheap.stats()
+            return (after['arenas'] - before['arenas'],
+                    after['spare'] - before['spare'])
+        before = _testmemheap.stats()
+        floats = fill()
+        self.assertGreaterEqual(difference(before)[0], 68)
+        del floats
+        empty = _testmemheap.stats()
+        # One empty arena stays with the heap.
+        self.assertLessEqual(difference(before)[0], 2)
+        self.assertGreaterEqual(empty['spare'], 60)
+        self.assertLessEqual(empty['spare'], 64)
+
+        floats = fill()
+        arenas, spare = difference(empty)
+        self.assertLessEqual(spare, -60)
+        del floats
+
+        before = _testmemheap.stats()
+        interp = Interp()
+        arenas, spare = difference(before)
+        self.assertGreater(arenas, 0)
+        self.assertEqual(spare, -arenas)
+        interp.close()
+
+    @requires_heaps
+    def test_arenas_of_a_small_process(self):
+        # They are asked for one by one: none is spare.
+        code = "import _testmemheap as t; print(t.stats()['spare'])"
+        rc, out, err = script_helper.assert_python_ok('-S', '-c', code)
+        self.assertEqual(int(out), 0)
+
+
 class Base(unittest.TestCase):
 
     def interp(self, config='isolated'):
