@@ -15,7 +15,9 @@ Usage
 
 Needs the test module _testrwgil.  The machine must be otherwise idle.  With
 more running interpreters than cores a writer also waits for the scheduler, so
-those rows say more about the system than about the lock.  Takes a minute.
+those rows say more about the system than about the lock, and such an entry takes
+milliseconds: a row ends after --seconds with the entries that it has.  Takes up to
+two minutes.
 
 How.  The main interpreter enters and leaves the section again and again, with a
 random pause of 50 to 500 us between, in which it computes, and goes on only
@@ -34,6 +36,7 @@ Columns (all times in us)
                 python    a loop of calls, attributes and lists
                 mixed     calls into C: json, sorted, regex, big ints, 5 to 200 us each
     bystd     further interpreters, not written to, that run "python"
+    entries   how many there are, of all rounds
     median    half of the entries are faster; the median over the rounds
     lo..hi    the smallest and largest of the rounds' medians
     p90, p99  the same for 90 and 99 in 100
@@ -139,14 +142,15 @@ def compute_for(seconds):
         pass
 
 
-def run_scene(kind, bystanders, samples):
+def run_scene(kind, bystanders, samples, seconds):
     """Print the waits in ns as JSON; runs in a process with the right mode."""
     import _testrwgil as rwgil
     other = Other(rwgil, kind)
     crowd = [Other(rwgil, "python") for _ in range(bystanders)]
     pause = random.Random(samples)
     waits, heaps = [], set()
-    for _ in range(samples):
+    end = time.monotonic() + seconds
+    while len(waits) < samples and (not waits or time.monotonic() < end):
         compute_for(pause.uniform(50e-6, 500e-6))
         while kind != "waits" and not rwgil.state(other.id)["reading"]:
             pass
@@ -190,8 +194,8 @@ def child(mode, *args):
     return json.loads(result.stdout)
 
 
-def scene(mode, kind, bystanders, samples):
-    answer = child(mode, kind, bystanders, samples)
+def scene(mode, kind, bystanders, options):
+    answer = child(mode, kind, bystanders, options.samples, options.seconds)
     # "all": -1, whatever the number of heaps
     expected = [2] if mode == "pair" else [-1]
     if (answer["mode"], answer["heaps"], answer["lost"]) != (mode, expected, 0):
@@ -214,7 +218,7 @@ def report(name, rounds):
                            for share in (0.5, 0.9, 0.99))
     figures = [statistics.median(values) for values in (medians, p90s, p99s)]
     print(f"{name[0]:7}{name[1]:8}{name[2]:6}"
-          f"{figures[0]:8.1f}{bounds(medians, 1):>14}"
+          f"{sum(map(len, rounds)):9}{figures[0]:8.1f}{bounds(medians, 1):>14}"
           f"{figures[1]:9.1f}{figures[2]:9.1f}{bounds(p99s, 0):>14}"
           f"{max(waits[-1] for waits in rounds):9.0f}")
     return figures[0], figures[2]
@@ -237,13 +241,14 @@ def measure(options):
     scenes = QUICK if options.quick else SCENES
     results = {name: [] for name in scenes}
     own = []
-    for _ in range(options.rounds):
+    for number in range(options.rounds):
         for name in scenes:
-            results[name].append(scene(*name, options.samples))
-        own.append(child("pair", "own", 0, options.samples * 20))
-    print(f"{os.cpu_count()} cores, {options.rounds} rounds of"
+            results[name].append(scene(*name, options))
+        own.append(child("pair", "own", 0, options.samples * 20, 0))
+        print(f"round {number + 1} of {options.rounds} done", file=sys.stderr)
+    print(f"{os.cpu_count()} cores, {options.rounds} rounds of up to"
           f" {options.samples} entries; {sys.executable}\n")
-    print(f"{'mode':7}{'others':8}{'bystd':>6}{'median':>8}{'lo..hi':>14}"
+    print(f"{'mode':7}{'others':8}{'bystd':>6}{'entries':>9}{'median':>8}{'lo..hi':>14}"
           f"{'p90':>9}{'p99':>9}{'lo..hi':>14}{'max':>9}")
     figures = {name: report(name, results[name]) for name in scenes}
     section, call = ([pair[i] for pair in own] for i in (0, 1))
@@ -262,20 +267,22 @@ def main():
         epilog="The script's header says how to read the columns.")
     parser.add_argument("--samples", type=int, default=4000, metavar="N",
                         help="entries per row and round (default: 4000)")
+    parser.add_argument("--seconds", type=float, default=2.0, metavar="S",
+                        help="for a row in a round at most (default: 2)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N",
                         help="default: 5")
     parser.add_argument("--quick", action="store_true",
                         help="two rows, few entries: does the script work?")
     parser.add_argument("--check", action="store_true",
                         help="fail when the goal is missed")
-    parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--run", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
-        kind, bystanders, samples = options.run
+        kind, bystanders, samples, seconds = options.run
         if kind == "own":
             run_own(int(samples))
         else:
-            run_scene(kind, int(bystanders), int(samples))
+            run_scene(kind, int(bystanders), int(samples), float(seconds))
         return 0
     if options.quick:
         options.samples, options.rounds = 200, 1
