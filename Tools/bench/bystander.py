@@ -11,7 +11,9 @@ message.  Measured is how far the bystanders get:
   pair        two interpreters of the same process do
   global      the same with -X rwgil=global, where each write section stops all
 
-Each measurement is a fresh process; they take turns.
+Each measurement is a fresh process; they take turns.  The two that exchange messages
+share the first processor and the bystanders have the others, so that nobody takes
+processor time from a bystander: what it loses, it loses to the lock and to caches.
 
 Usage:
 
@@ -25,8 +27,8 @@ Usage:
 How to read the table.  Speeds are million steps per second, of all bystanders
 together, medians over the rounds; `+-` is the interquartile range in percent, the
 largest of the line.  `pair` and `global` in the last columns are ratios to
-`elsewhere`, the baseline: 1.00 means that the messages cost nothing but their share
-of the processors.  The goal for pair is at least 0.98.  `messages/s` is what the two
+`elsewhere`, the baseline: 1.00 means that the messages cost nothing.  The goal for
+pair is at least 0.98.  `messages/s` is what the two
 exchanged meanwhile; where that is far apart, so is the load.
 """
 
@@ -45,8 +47,15 @@ WAYS = 'alone', 'elsewhere', 'pair', 'global'
 # --- What a measuring process does -------------------------------------------
 # The functions run in other interpreters, which import this script.
 
+def pin(first):
+    """This thread runs on the first processor, or on all others."""
+    usable = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, usable[:1] if first else usable[1:] or usable)
+
+
 def count(ready, go, back, seconds):
     """How far does a loop come?"""
+    pin(first=False)
     ready.put(True)
     go.get()
     steps = 0
@@ -58,12 +67,14 @@ def count(ready, go, back, seconds):
 
 
 def send_back(there, back):
+    pin(first=True)
     while (item := there.get()) is not None:
         back.put(item)
 
 
 def exchange(ready, go, done, there, back, seconds):
     """Round trips of messages; two each."""
+    pin(first=True)
     ready.put(True)
     go.get()
     n = 0
