@@ -5,7 +5,7 @@ Compares two Pythons, or one Python under two allocators, over workloads that
 allocate a lot.  Two uses:
 
   does our pymalloc keep up with stock's (same compiler, same flags)?
-      allocators.py --python build/python --against build/stock/python
+      allocators.py --python build/obj/python --against build/stock/obj/python
 
   would mimalloc be faster than pymalloc?
       allocators.py --python python --malloc mimalloc \\

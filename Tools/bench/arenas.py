@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What do arenas that stay save a program that builds and drops large data?
 
-    ./python Tools/bench/arenas.py --against build/stock/python [--rounds 7]
+    ./python Tools/bench/arenas.py --against build/stock/obj/python [--rounds 7]
 
 Question   How long do graphs of some tens of megabytes take that are built, used and
            dropped again and again, as messages, requests and parsed documents are?
@@ -57,7 +57,7 @@ def measure(python, rounds, scale):
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--against", default="build/stock/python", metavar="PYTHON")
+    parser.add_argument("--against", default="build/stock/obj/python", metavar="PYTHON")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--smoke", action="store_true", help="small and quick")
     parser.add_argument("--json", metavar="FILE", help="write all results to FILE")

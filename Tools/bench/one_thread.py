@@ -7,7 +7,7 @@ counts the instructions that each workload executes (user mode), which comes
 out the same each time, but for hand-overs between threads.
 
 Usage
-    ./python Tools/bench/one_thread.py --stock build/stock/python [--check]
+    ./python Tools/bench/one_thread.py --stock build/stock/obj/python [--check]
     ./python Tools/bench/one_thread.py --stock ... --only dicts,reads --repeat 3
     ./python Tools/bench/one_thread.py --quick           # two workloads, tiny
 

@@ -2,8 +2,8 @@
 """How fast is this Python in pyperformance, against stock?
 
     make pyperformance                          # both builds, then the whole suite
-    python Tools/bench/pyperformance_compare.py --this build/python \\
-        --against build/stock/python [--benchmarks json_loads,richards]
+    python Tools/bench/pyperformance_compare.py --this build/obj/python \\
+        --against build/stock/obj/python [--benchmarks json_loads,richards]
 
 Question   What does one thread of an ordinary program pay or gain?
 Method     Each benchmark of the suite runs on the one build, then on the other, in
@@ -204,8 +204,8 @@ def report(out, apart):
 def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--this", default="build/python", metavar="PYTHON")
-    parser.add_argument("--against", default="build/stock/python", metavar="PYTHON")
+    parser.add_argument("--this", default="build/obj-optimised/python", metavar="PYTHON")
+    parser.add_argument("--against", default="build/stock/obj-optimised/python", metavar="PYTHON")
     parser.add_argument("--out", type=pathlib.Path, metavar="DIR",
                         default="build/bench/pyperformance")
     parser.add_argument("--benchmarks", metavar="NAMES", default="",

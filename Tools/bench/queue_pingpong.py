@@ -16,7 +16,7 @@ Usage:
   queue_pingpong.py [--python PYTHON] [--stock PYTHON] [--rounds N] [--trips N]
 
   --python   the Python to measure (default: the one that runs this)
-  --stock    a stock 3.13 build, for example build/stock/python
+  --stock    a stock 3.13 build, for example build/stock/obj/python
   --rounds   how many processes for each way (default 7)
   --trips    round trips that one process is timed for (default 20000; the
              polling queue does a hundredth of that)

@@ -7,7 +7,7 @@ kinds of work, all CPU-bound, with nothing shared between the workers: fib
 (calls), containers (dict and list), strings, regex, json.
 
 Usage
-    ./python Tools/bench/scaling.py --stock build/stock/python [--check]
+    ./python Tools/bench/scaling.py --stock build/stock/obj/python [--check]
     ./python Tools/bench/scaling.py --workers 4 --rounds 15
     ./python Tools/bench/scaling.py --quick              # seconds; proves little
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Configure and compile a laid-out tree, showing how far it is.
 
-A build tree, build/obj for ours and build/stock/obj for the unpatched base, is
-configured when its stamp file exists; the stamp is written last and holds what the
+A build tree, build/obj for ours and build/stock/obj for the unpatched base, or one of
+their variants with more options (build/obj-optimised, ...), is configured when its stamp file exists; the stamp is written last and holds what the
 tree was configured with.  Output goes to a log; the terminal gets the progress, and
 the log's end when something fails.
 """
@@ -34,14 +34,21 @@ FULL_DISK = re.compile(r"No space left on device|Disk quota exceeded|File size l
 PRODUCTS = re.compile(r"\.(o|a|so|h)$|^(python|_bootstrap_python|_freeze_module|_testembed)$")
 
 
+# Builds to measure with: what is added to the options given to ./configure.
+VARIANTS = {"optimised": ("--enable-optimizations", "--with-lto"), "freethreaded": ("--disable-gil",)}
+
+
 class Tree:
     """A source tree, its build tree and its log."""
 
-    def __init__(self, stock=False):
-        self.stock = stock
+    def __init__(self, stock=False, variant=None):
+        self.stock, self.variant = stock, variant
         root = BUILD / "stock" if stock else BUILD
-        self.src, self.obj = root / "src", root / "obj"
+        self.src, self.obj = root / "src", root / (f"obj-{variant}" if variant else "obj")
         self.python = self.obj / "python"
+        # Where it is started from: ./python stands for the one that ./configure asked for.
+        self.main = not stock and not variant
+        self.shown = os.path.relpath(TOP / "python" if self.main else self.python)
         self.log_folder = root
 
     def configuration(self):
@@ -51,7 +58,7 @@ class Tree:
             return None
 
     def log(self, name):
-        return self.log_folder / f"{name}.log"
+        return self.log_folder / (f"{name}-{self.variant}.log" if self.variant else f"{name}.log")
 
 
 # --- Running with a log -----------------------------------------------------
@@ -122,11 +129,12 @@ def failed(what, log, *advice, lines=25):
 
 def configure(tree, args):
     """Run the base's configure unless the tree is configured in the same way already."""
-    if tree.stock:
+    if not tree.main:
         ours = Tree().configuration()
         if ours is None:
-            raise OverlayError("run ./configure first: stock is built with the same options")
-        args, variables = ours["args"], ours["variables"]
+            raise OverlayError("run ./configure first: stock and variants are built with the same options")
+        more = [arg for arg in VARIANTS.get(tree.variant, ()) if arg not in ours["args"]]
+        args, variables = ours["args"] + more, ours["variables"]
     else:
         variables = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     wanted = {"base": basetar.SHA256, "args": args, "variables": variables}
@@ -257,13 +265,12 @@ def make(tree):
     running.unlink()
     if status or not tree.python.exists():
         failed("the build", log, "next: see the first error in the log; after a change, run make again")
-    if not tree.stock:
+    if tree.main:
         write_launcher(tree)
     if watch.names:
-        say(f"compiled {len(watch.names)} files in {time.monotonic() - began:.0f} s: "
-            f"{os.path.relpath(tree.python if tree.stock else TOP / 'python')}")
+        say(f"compiled {len(watch.names)} files in {time.monotonic() - began:.0f} s: {tree.shown}")
     else:
-        say(f"{os.path.relpath(tree.python if tree.stock else TOP / 'python')} is up to date")
+        say(f"{tree.shown} is up to date")
 
 
 def write_launcher(tree):
@@ -340,6 +347,7 @@ def docs():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stock", action="store_true", help="the unpatched base, in build/stock")
+    parser.add_argument("--variant", choices=VARIANTS, help="with more options, in a build tree of its own")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("configure", help="run the base's configure, if needed")
     command.add_argument("args", nargs="*", help="after --: options for the base's configure")
@@ -349,7 +357,7 @@ def main():
     commands.add_parser("clean", help="remove what was compiled")
     commands.add_parser("docs", help="build the documentation, with sphinx in a venv of ./python")
     args = parser.parse_args()
-    tree = Tree(args.stock)
+    tree = Tree(args.stock, args.variant)
     if args.command == "configure":
         configure(tree, args.args)
     elif args.command == "make":
