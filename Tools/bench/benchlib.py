@@ -14,7 +14,10 @@ import sys
 import time
 import zlib
 
-import interpreters
+try:
+    import interpreters
+except ImportError:
+    pass            # another build, as a baseline: see ways.py
 
 
 # --- Arguments, figures, tables ----------------------------------------------
@@ -30,7 +33,8 @@ def parse_args(doc, rounds, add=None):
                         help='small and quick: sees that it works; the figures '
                              'mean nothing')
     parser.add_argument('--json', metavar='FILE',
-                        help='write all times, in seconds, to FILE (-: stdout)')
+                        help='write all results to FILE (-: stdout), in the format of '
+                             'pyperf')
     if add is not None:
         add(parser)
     args = parser.parse_args()
@@ -42,12 +46,13 @@ def parse_args(doc, rounds, add=None):
 
 
 def write_json(args, data):
-    if args.json == '-':
-        json.dump(data, sys.stdout, indent=1)
-        print()
-    elif args.json:
-        with open(args.json, 'w', encoding='utf-8') as file:
-            json.dump(data, file, indent=1)
+    """data: {what: {way: [seconds]}}."""
+    import runner       # which imports this module
+    script = sys.argv[0]
+    panel = runner.Panel(runner.question_of(script), '')
+    runner.write_own(args.json, script, [
+        (panel, what, way, [times]) for what, ways in data.items()
+        for way, times in ways.items()])
 
 
 def median(times):

@@ -17,12 +17,11 @@ processor time from a bystander: what it loses, it loses to the lock and to cach
 
 Usage:
 
-  bystander.py [--bystanders N ...] [--seconds S] [--rounds N] [--svg FILE]
-               [--smoke] [--json FILE]
+  bystander.py [--bystanders N ...] [--seconds S] [--rounds N] [--smoke]
+               [--json FILE]
 
   --bystanders   how many of them, one line each (default: 1 2 4)
   --seconds      length of a measurement (default 2)
-  --svg          plot it; needs matplotlib
 
 How to read the table.  Speeds are million steps per second, of all bystanders
 together, medians over the rounds; `+-` is the interquartile range in percent, the
@@ -38,8 +37,8 @@ import subprocess
 import sys
 import time
 
-from benchlib import (
-    ensure, median, parse_args, print_table, progress, spread, write_json)
+from benchlib import ensure, median, parse_args, print_table, progress, spread
+from runner import Panel, write_own
 
 WAYS = 'alone', 'elsewhere', 'pair', 'global'
 
@@ -139,25 +138,6 @@ def measure(way, bystanders, args):
     return steps, messages
 
 
-def plot(data, path):
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        sys.exit('--svg needs matplotlib')
-    figure, axes = pyplot.subplots(figsize=(6, 4))
-    for way in 'pair', 'global':
-        numbers = sorted(map(int, data))
-        ratios = [median([s for s, _ in data[str(n)][way]])
-                  / median([s for s, _ in data[str(n)]['elsewhere']])
-                  for n in numbers]
-        axes.plot(numbers, ratios, marker='o', label=f'-X rwgil={way}')
-    axes.axhline(1, color='gray', linewidth=0.8)
-    axes.set(xlabel='bystanders', ylim=(0, 1.1),
-             ylabel='speed (1: others exchange in another process)')
-    axes.legend()
-    figure.savefig(path, format='svg')
-
-
 def main():
     if sys.argv[1:2] == ['--run']:
         bystanders, exchanging, seconds = sys.argv[2:]
@@ -167,7 +147,6 @@ def main():
         parser.add_argument('--bystanders', type=int, nargs='+',
                             default=[1, 2, 4])
         parser.add_argument('--seconds', type=float, default=2)
-        parser.add_argument('--svg', metavar='FILE')
     args = parse_args(__doc__, 7, add)
     if args.smoke:
         args.seconds, args.bystanders = 0.1, args.bystanders[:1]
@@ -189,9 +168,16 @@ def main():
             *(f'{median(speeds[way]) / base:.3f}' for way in WAYS[2:])))
     print_table(('bystanders', *WAYS, '+-', 'messages/s: elsewhere', 'pair',
                  'global', 'ratio: pair', 'global'), rows)
-    write_json(args, data)
-    if args.svg:
-        plot(data, args.svg)
+    speed = Panel('Bystanders of others\' messages', 'bystanders', 'speed',
+                  'speed of the bystanders, elsewhere = 1', base='elsewhere')
+    messages = Panel('Messages that the bystanders leave', 'bystanders', 'rate',
+                     'messages per second')
+    write_own(args.json, __file__,
+              [(speed, int(n), way, [[1 / s] for s, _ in found])
+               for n, ways in data.items() for way, found in ways.items()]
+              + [(messages, int(n), way, [[1 / m] for _, m in found])
+                 for n, ways in data.items() for way, found in ways.items()
+                 if way != 'alone'])
 
 
 if __name__ == '__main__':

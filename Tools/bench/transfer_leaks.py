@@ -22,6 +22,7 @@ fails if it is more than 1% of the memory and 1000 blocks in an interpreter.
 """
 
 import gc
+import json
 import random
 import sys
 import threading
@@ -149,7 +150,9 @@ def main():
     growth = [b - a for a, b in zip(found[WARM_UP - 1], found[-1])]
     rows.append(('growth', f'{growth[0]:+.1f}', *(f'{g:+,}' for g in growth[1:])))
     benchlib.print_table(('transfers', 'MB', 'blocks here', 'there'), rows)
-    benchlib.write_json(args, found)
+    if args.json:
+        with open(args.json, 'w', encoding='utf-8') as file:
+            json.dump(found, file, indent=1)
     if args.smoke:
         return              # it takes longer until everything is warm
     if growth[0] > found[-1][0] * 0.01 or max(growth[1:]) > 1000:

@@ -11,7 +11,8 @@ one cost that needs nobody else?
 Usage
     ./python Tools/bench/write_section.py [--check]
     ./python Tools/bench/write_section.py --samples 20000 --rounds 9
-    ./python Tools/bench/write_section.py --quick        # seconds
+    ./python Tools/bench/write_section.py --smoke        # seconds
+    ./python Tools/bench/write_section.py --json FILE    # for report.py
 
 Needs the test module _testrwgil.  The machine must be otherwise idle.  With
 more running interpreters than cores a writer also waits for the scheduler, so
@@ -56,6 +57,8 @@ import subprocess
 import sys
 import threading
 import time
+
+from runner import Panel, write_own
 
 GOAL_MEDIAN, GOAL_P99 = 50, 1000
 # A writer gives up its interpreter's lock in between, but is let in.
@@ -105,7 +108,7 @@ SCENES = [
     ("global", "waits", 0), ("global", "python", 0), ("global", "mixed", 0),
     ("global", "python", 1), ("global", "python", 3),
 ]
-QUICK = [("pair", "python", 0), ("global", "python", 1)]
+SMOKE = [("pair", "python", 0), ("global", "python", 1)]
 PLOTTED = [("pair", "python", 0), ("pair", "mixed", 0), ("global", "python", 3)]
 
 
@@ -238,7 +241,7 @@ def plot(name, rounds):
 
 
 def measure(options):
-    scenes = QUICK if options.quick else SCENES
+    scenes = SMOKE if options.smoke else SCENES
     results = {name: [] for name in scenes}
     own = []
     for number in range(options.rounds):
@@ -258,7 +261,19 @@ def measure(options):
     for name in scenes:
         if name in PLOTTED:
             plot(name, results[name])
+    write(options.json, results)
     return figures
+
+
+def write(path, results):
+    panels = {share: Panel(f'Waiting for the write side: {what}',
+                           'what the others do', y_label='wait')
+              for share, what in ((0.5, 'median'), (0.99, '99 of 100 wait less'))}
+    write_own(path, __file__, [
+        (panel, f'{kind}, {bystanders} bystanders' if bystanders else kind, mode,
+         [[max(percentile(waits, share), 0.001) / 1e6] for waits in rounds])
+        for share, panel in panels.items()
+        for (mode, kind, bystanders), rounds in results.items()])
 
 
 def main():
@@ -271,7 +286,9 @@ def main():
                         help="for a row in a round at most (default: 2)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N",
                         help="default: 5")
-    parser.add_argument("--quick", action="store_true",
+    parser.add_argument("--json", metavar="FILE",
+                        help="write the results, in the format of pyperf")
+    parser.add_argument("--smoke", action="store_true",
                         help="two rows, few entries: does the script work?")
     parser.add_argument("--check", action="store_true",
                         help="fail when the goal is missed")
@@ -284,7 +301,7 @@ def main():
         else:
             run_scene(kind, int(bystanders), int(samples), float(seconds))
         return 0
-    if options.quick:
+    if options.smoke:
         options.samples, options.rounds = 200, 1
     try:
         figures = measure(options)

@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""What does one thread pay, in time?
+
+Question.  The work of one_thread.py, timed.  Counting instructions, as that script does,
+shows half a percent but not what they cost; a clock shows what a user sees, and on most
+machines not half a percent.
+
+Usage
+    ./python Tools/bench/one_thread_time.py [--smoke | --full] [--rounds N]
+                                            [--only WORD ...] [--json FILE]
+
+How.  Each workload in fresh processes of each Python, in turns; the CPU time of the
+thread, so that being scheduled away does not count.
+
+How to read the table.  Speed: the time of stock divided by that of the row, so that 1 is as
+fast as stock and more is faster.  A column for each workload; medians over the processes
+and the interquartile range of the processes' medians in percent: a ratio that is nearer to
+1 than this says nothing.  The baseline is stock 3.13.5 with the same flags.  "make
+pyperformance" does the same with a whole suite and takes hours.
+"""
+
+import time
+
+import one_thread
+from runner import Cell, Panel, run
+from ways import Way
+
+OWN_WAYS = (Way('RWPython', 'this'), Way('stock', 'stock'),
+            Way('stock without GIL', 'freethreaded'))
+
+
+def measure(way, workload, share, values):
+    func, units = one_thread.WORKLOADS[workload]
+    units = max(1, int(units * share))
+    times = []
+    for i in range(-1, values):
+        start = time.thread_time()
+        func(units)
+        if i >= 0:
+            times.append(time.thread_time() - start)
+    return times
+
+
+PANEL = Panel('One thread', 'workload', 'speed', 'speed, stock = 1', base='stock')
+
+
+def cells(args):
+    effort = args.effort
+    names = [name for name in one_thread.WORKLOADS if name not in one_thread.LOCKING]
+    share, values = {'smoke': (0.01, 1), 'quick': (1, 3), 'full': (2, 5)}[effort]
+    if effort == 'smoke':
+        names = names[:3]
+    return [Cell(PANEL, name, way, dict(workload=name, share=share, values=values))
+            for name in names for way in OWN_WAYS]
+
+
+if __name__ == '__main__':
+    run(__doc__, cells)

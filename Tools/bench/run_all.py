@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""Run the benchmarks one after the other: make bench, make bench-full.
+
+Usage
+    make bench          # 8 minutes or less on two cores; nothing else should run
+    make bench-full     # hours
+    ./python Tools/bench/run_all.py [--smoke | --full] [--only SCRIPT ...]
+                                    [--stock PYTHON] [--freethreaded PYTHON] [--out DIR]
+
+Each script's tables are printed and kept in DIR (build/bench) as SCRIPT.txt, its results as
+SCRIPT.json, from which "make bench-report" makes a page.  A baseline that is not built
+is named and left out.  A script that fails does not stop the others; the status is 1
+at the end.
+"""
+
+import argparse
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+from runner import ROUNDS, TOP, RESULTS
+from ways import BUILDS, FOLDER
+
+# The scripts in the order of the report, with their options besides --json: those for
+# --smoke, then for neither, then for --full.  None: not run.
+COMPARING = 'comparing'     # has --smoke, --full, --stock and --freethreaded
+SCRIPTS = {
+    'limits': ([['--smoke'], [], []]),
+    'scaling': COMPARING,
+    'messages': COMPARING,
+    'graphs': COMPARING,
+    'pipeline': COMPARING,
+    'fan': COMPARING,
+    'pool_map': COMPARING,
+    'read_mostly': COMPARING,
+    'lifecycle': COMPARING,
+    'worker_memory': COMPARING,
+    'one_thread_time': COMPARING,
+    'bystander': [['--smoke'],
+                  ['--rounds', '3', '--seconds', '0.5', '--bystanders', '1', '2'], []],
+    'write_section': [['--smoke'], ['--rounds', '3', '--samples', '1000'], []],
+    'transfer': [['--smoke'], ['--rounds', '3', '--only', '10,000 dicts', '20 columns',
+                               '1,000,000 ints'], []],
+    'buffers': [['--smoke'], ['--rounds', '3'], []],
+    'open_flat': [['--smoke'], ['--rounds', '3', '--most', '1000000'], []],
+    'small_messages': [['--smoke'], None, []],
+}
+
+
+def options(name, args):
+    words = SCRIPTS[name]
+    if words is not COMPARING:
+        return words[list(ROUNDS).index(args.effort)]
+    return [*([f'--{args.effort}'] if args.effort != 'quick' else []),
+            '--stock', args.stock, '--freethreaded', args.freethreaded]
+
+
+def run(name, words, out):
+    """Run a script, showing and keeping what it prints; return its status."""
+    script = os.path.join(FOLDER, f'{name}.py')
+    command = [sys.executable, script, *words, '--json', str(out / f'{name}.json')]
+    with open(out / f'{name}.txt', 'w', encoding='utf-8') as kept:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, text=True,
+                                   stdout=subprocess.PIPE)
+        for line in process.stdout:
+            print(line, end='', flush=True)
+            kept.write(line)
+        return process.wait()
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog='Each script has a head that says what it asks and how to read its tables.')
+    effort = parser.add_mutually_exclusive_group()
+    for name in 'smoke', 'full':
+        effort.add_argument(f'--{name}', dest='effort', action='store_const',
+                            const=name, default='quick')
+    parser.add_argument('--only', nargs='+', choices=SCRIPTS, metavar='SCRIPT',
+                        help=f'some of: {", ".join(SCRIPTS)}')
+    parser.add_argument('--stock', metavar='PYTHON',
+                        default=str(TOP / 'build/stock/obj/python'))
+    parser.add_argument('--freethreaded', metavar='PYTHON',
+                        default=str(TOP / 'build/stock/obj-freethreaded/python'))
+    parser.add_argument('--out', metavar='DIR', type=pathlib.Path, default=RESULTS)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for build in 'stock', 'freethreaded':
+        if not os.path.exists(getattr(args, build)):
+            print(f'without a baseline: {BUILDS[build]}')
+    if os.getloadavg()[0] > 0.5:
+        print(f'load average {os.getloadavg()[0]:.1f}: something else is running, and'
+              ' will show in the figures')
+    failed, began = [], time.monotonic()
+    for name in args.only or SCRIPTS:
+        words = options(name, args)
+        if words is None:
+            continue
+        start = time.monotonic()
+        print(f'\n--- {name}.py {" ".join(words)}\n', flush=True)
+        if run(name, words, args.out) != 0:
+            failed.append(name)
+        print(f'({time.monotonic() - start:.0f} s)', flush=True)
+    print(f'\n{time.monotonic() - began:.0f} s; results: {os.path.relpath(args.out)};'
+          ' next: make bench-report')
+    if failed:
+        sys.exit(f'failed: {", ".join(failed)}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,139 @@
+"""The benchmarks: each script runs in its smoke mode, and what it finds can be true.
+
+No figure is judged here: the bounds are those of an overloaded machine."""
+import json
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+TOP = pathlib.Path(__file__).resolve().parent.parent
+BENCH = TOP / "Tools" / "bench"
+PYTHON = os.environ.get("RWPYTHON") or str(TOP / "python")
+STOCK = os.environ.get("RWPYTHON_STOCK") or str(TOP / "build/stock/obj/python")
+FREETHREADED = os.environ.get("RWPYTHON_FREETHREADED") or str(TOP / "build/stock/obj-freethreaded/python")
+COMPARING = ["scaling", "messages", "graphs", "pipeline", "fan", "pool_map", "read_mostly", "lifecycle",
+             "worker_memory", "one_thread_time"]
+ALONE = ["bystander", "transfer", "buffers", "open_flat", "small_messages", "limits"]
+# What a median may be, in the unit of the result: seconds, or bytes.
+SECONDS = (1e-12, 30)
+BYTES = (-2e6, 500e6)
+
+pytestmark = pytest.mark.skipif(not os.path.exists(PYTHON), reason=f"{PYTHON} is not built")
+
+
+def run(script, *words, timeout=200, status=0):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run([PYTHON, str(BENCH / f"{script}.py"), *map(str, words)], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, env=clean)
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
+def median(values):
+    return sorted(values)[len(values) // 2]
+
+
+def results(path):
+    """{(panel, x, way): median}; each has been looked at."""
+    data = json.loads(path.read_text())
+    assert data["version"] == "1.0" and data["metadata"]["question"].endswith("?")
+    found = {}
+    for benchmark in data["benchmarks"]:
+        about = benchmark["metadata"]
+        values = [value for one in benchmark["runs"] for value in one["values"]]
+        low, high = BYTES if about["unit"] == "byte" else SECONDS
+        assert low < median(values) < high, about["name"]
+        found[about["panel"], about["x"], about["way"]] = median(values)
+    assert found
+    return found
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """Run a script that compares, once for all tests: (what it printed, its results)."""
+    folder, done = tmp_path_factory.mktemp("bench"), {}
+
+    def call(script):
+        if script not in done:
+            path = folder / f"{script}.json"
+            printed = run(script, "--smoke", "--stock", STOCK, "--freethreaded", FREETHREADED, "--json", path)
+            done[script] = printed, results(path)
+        return done[script]
+    return call
+
+
+@pytest.mark.parametrize("script", COMPARING)
+def test_runs_here(smoke, script):
+    printed, found = smoke(script)
+    assert {way for _, _, way in found} & {"interpreters", "InterpreterPoolExecutor", "RWPython"}
+    for panel, _, _ in found:
+        assert panel in printed
+
+
+@pytest.mark.parametrize("script", COMPARING)
+def test_baselines(smoke, script):
+    """Each baseline that is built has a figure wherever it can have one."""
+    printed, found = smoke(script)
+    missing = [name for name, path in (("stock", STOCK), ("stock-freethreaded", FREETHREADED))
+               if not os.path.exists(path)]
+    for name in missing:
+        assert f"next: make {name} (" in printed
+    if "stock" in missing:
+        pytest.skip("stock is not built; next: make stock")
+    ways = {way for _, _, way in found}
+    assert any("stock" in way or way.startswith("Process") for way in ways), ways
+    if "stock-freethreaded" in missing:
+        pytest.skip("stock without a GIL is not built; next: make stock-freethreaded")
+    assert script == "worker_memory" or any("without GIL" in way for way in ways), ways
+
+
+@pytest.mark.parametrize("script", ALONE)
+def test_runs_alone(script, tmp_path):
+    run(script, "--smoke", "--json", tmp_path / "out.json")
+    assert results(tmp_path / "out.json")
+
+
+def test_write_section(tmp_path):
+    # Says that the goal is missed if the machine is busy, and that is no error then.
+    printed = run("write_section", "--smoke", "--json", tmp_path / "out.json")
+    assert "own section" in printed
+    assert all(seconds < 5 for seconds in results(tmp_path / "out.json").values())
+
+
+def test_what_was_moved_is_not_copied(smoke):
+    _, found = smoke("graphs")
+    panel = "A graph: the work alone"
+    assert 1e-7 < found[panel, 100, "interpreters, moved"] < 0.1
+    assert 1e-7 < found[panel, 100, "interpreters"] < 0.1
+
+
+def test_messages_are_not_polled_for(smoke):
+    # The best of a few: a busy machine makes all of them slow now and then.
+    _, found = smoke("messages")
+    assert min(seconds for (panel, _, way), seconds in found.items()
+               if way == "interpreters" and panel.startswith("Round trip")) < 0.005
+
+
+def test_memory_of_a_worker(smoke):
+    _, found = smoke("worker_memory")
+    assert 0.2e6 < found["Memory of a worker", "nothing", "interpreters"] < 60e6
+
+
+def test_only_some(tmp_path):
+    run("messages", "--smoke", "--only", "Round trip", "--stock", "none", "--freethreaded", "none",
+        "--json", tmp_path / "out.json")
+    found = results(tmp_path / "out.json")
+    assert {panel for panel, _, _ in found} == {"Round trip of a small message"}
+    assert {way for _, _, way in found} == {"interpreters"}
+
+
+def test_a_script_that_fails_does_not_stop_the_others(tmp_path):
+    blocked = tmp_path / "limits.json"
+    blocked.mkdir()
+    printed = run("run_all", "--smoke", "--only", "limits", "one_thread_time", "--stock", "none",
+                  "--freethreaded", "none", "--out", tmp_path, status=1)
+    assert "failed: limits" in printed
+    assert "next: make stock\n" in printed
+    assert results(tmp_path / "one_thread_time.json")
