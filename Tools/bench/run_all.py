@@ -2,7 +2,7 @@
 """Run the benchmarks one after the other: make bench, make bench-full.
 
 Usage
-    make bench          # 8 minutes or less on two cores; nothing else should run
+    make bench          # about 8 minutes on two cores; nothing else should run
     make bench-full     # hours
     ./python Tools/bench/run_all.py [--smoke | --full] [--only SCRIPT ...]
                                     [--stock PYTHON] [--freethreaded PYTHON] [--out DIR]
@@ -20,14 +20,14 @@ import subprocess
 import sys
 import time
 
-from runner import ROUNDS, TOP, RESULTS
+from runner import BASELINES, RESULTS, ROUNDS, TOP
 from ways import BUILDS, FOLDER
 
 # The scripts in the order of the report, with their options besides --json: those for
 # --smoke, then for neither, then for --full.  None: not run.
 COMPARING = 'comparing'     # has --smoke, --full, --stock and --freethreaded
 SCRIPTS = {
-    'limits': ([['--smoke'], [], []]),
+    'limits': [['--smoke'], [], []],
     'scaling': COMPARING,
     'messages': COMPARING,
     'graphs': COMPARING,
@@ -54,7 +54,8 @@ def options(name, args):
     if words is not COMPARING:
         return words[list(ROUNDS).index(args.effort)]
     return [*([f'--{args.effort}'] if args.effort != 'quick' else []),
-            '--stock', args.stock, '--freethreaded', args.freethreaded]
+            *(word for build in BASELINES if getattr(args, build)
+              for word in (f'--{build}', getattr(args, build)))]
 
 
 def run(name, words, out):
@@ -80,15 +81,13 @@ def main():
                             const=name, default='quick')
     parser.add_argument('--only', nargs='+', choices=SCRIPTS, metavar='SCRIPT',
                         help=f'some of: {", ".join(SCRIPTS)}')
-    parser.add_argument('--stock', metavar='PYTHON',
-                        default=str(TOP / 'build/stock/obj/python'))
-    parser.add_argument('--freethreaded', metavar='PYTHON',
-                        default=str(TOP / 'build/stock/obj-freethreaded/python'))
+    for build, python in BASELINES.items():
+        parser.add_argument(f'--{build}', metavar='PYTHON', help=f'default: {python}')
     parser.add_argument('--out', metavar='DIR', type=pathlib.Path, default=RESULTS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    for build in 'stock', 'freethreaded':
-        if not os.path.exists(getattr(args, build)):
+    for build, python in BASELINES.items():
+        if not os.path.exists(getattr(args, build) or TOP / python):
             print(f'without a baseline: {BUILDS[build]}')
     if os.getloadavg()[0] > 0.5:
         print(f'load average {os.getloadavg()[0]:.1f}: something else is running, and'
@@ -103,7 +102,9 @@ def main():
         if run(name, words, args.out) != 0:
             failed.append(name)
         print(f'({time.monotonic() - start:.0f} s)', flush=True)
-    print(f'\n{time.monotonic() - began:.0f} s; results: {os.path.relpath(args.out)};'
+    used = os.times()
+    print(f'\n{time.monotonic() - began:.0f} s, of the processors'
+          f' {used.children_user + used.children_system:.0f} s; results: {os.path.relpath(args.out)};'
           ' next: make bench-report')
     if failed:
         sys.exit(f'failed: {", ".join(failed)}')

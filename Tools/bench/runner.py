@@ -33,6 +33,8 @@ from ways import BUILDS, FOLDER, WAYS
 
 TOP = pathlib.Path(FOLDER).parents[1]
 RESULTS = TOP / 'build' / 'bench'
+BASELINES = {'stock': 'build/stock/obj/python',
+             'freethreaded': 'build/stock/obj-freethreaded/python'}
 ROUNDS = {'smoke': 1, 'quick': 3, 'full': 9}
 TIMEOUT = {'smoke': 30, 'quick': 60, 'full': 300}     # seconds for a process
 
@@ -77,7 +79,7 @@ def ask(python):
     """What a Python is, or None."""
     code = ('import json, sys, sysconfig; v = sysconfig.get_config_var;'
             ' print(json.dumps([sys.version, v("CONFIG_ARGS"), v("CC"),'
-            ' v("PY_CFLAGS_NODIST") or v("CFLAGS"), bool(v("Py_GIL_DISABLED"))]))')
+            ' v("CFLAGS")]))')
     try:
         proc = subprocess.run([python, '-c', code], stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, text=True, timeout=60,
@@ -118,7 +120,7 @@ def about_machine(builds):
              'memory': f'{os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30:.0f} GiB',
              'platform': platform.platform(),
              'load_avg_1min': os.getloadavg()[0]}
-    for name, (_, (version, configured, compiler, flags, _)) in builds.items():
+    for name, (_, (version, configured, compiler, flags)) in builds.items():
         about[f'build_{name}'] = ' '.join(version.split())
         about[f'flags_{name}'] = f'configure {configured}; {compiler} {flags}'
     return about
@@ -190,8 +192,7 @@ def benchmark(panel, x, way, runs, build=''):
 def write(path, script, benchmarks, builds, seconds):
     now = datetime.datetime.now().isoformat(' ', 'seconds')
     common = {'script': pathlib.Path(script).stem, 'question': question_of(script),
-              'command': ' '.join(['./python', os.path.relpath(script, TOP),
-                                   *sys.argv[1:]]),
+              'command': command_of(script),
               'date': now, 'seconds': round(seconds), **about_machine(builds)}
     data = {'version': '1.0', 'metadata': common, 'benchmarks': benchmarks}
     text = json.dumps(data, indent=1)
@@ -210,6 +211,14 @@ def write_own(path, script, figures):
               {'this': (sys.executable, ask(sys.executable))}, time.process_time())
 
 
+def command_of(script):
+    words = sys.argv[1:]
+    if '--json' in words:
+        at = words.index('--json')
+        del words[at:at + 2]
+    return ' '.join(['./python', os.path.relpath(script, TOP), *words])
+
+
 def question_of(script):
     """The first line of the script's docstring."""
     for line in open(script, encoding='utf-8'):
@@ -219,7 +228,7 @@ def question_of(script):
 
 
 def show_bytes(value):
-    return f'{value / 2**20:.2f} MB' if abs(value) >= 2**19 else f'{value / 1024:.1f} kB'
+    return f'{value / 1e6:.2f} MB' if abs(value) >= 5e5 else f'{value / 1e3:.1f} kB'
 
 
 def figure(panel, x, way, middle):
@@ -280,10 +289,9 @@ def parse(doc, add):
     parser.add_argument('--only', nargs='+', metavar='WORD',
                         help='only figures with one of these words in their name')
     parser.add_argument('--json', metavar='FILE', help='write all results there (-: stdout)')
-    parser.add_argument('--stock', metavar='PYTHON',
-                        default=str(TOP / 'build/stock/obj/python'))
-    parser.add_argument('--freethreaded', metavar='PYTHON',
-                        default=str(TOP / 'build/stock/obj-freethreaded/python'))
+    for build, python in BASELINES.items():
+        parser.add_argument(f'--{build}', metavar='PYTHON', default=str(TOP / python),
+                            help=f'default: {python}')
     if add is not None:
         add(parser)
     args = parser.parse_args()
