@@ -389,7 +389,9 @@ parcel_dealloc(PyObject *self)
 {
     PyObject_GC_UnTrack(self);
     PyObject_ClearWeakRefs(self);
-    _PyParcel_Discard(parcel_of(self));
+    if (parcel_of(self) != NULL) {
+        _PyParcel_Discard(parcel_of(self));
+    }
     handle_free(self);
 }
 
@@ -1895,13 +1897,17 @@ module_pack(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         return PyErr_Format(PyExc_TypeError,
                             "pack() takes 1 argument (%zd given)", nargs);
     }
-    _PyParcel *parcel = _PyParcel_PackArg(state->home, args);
-    if (parcel == NULL) {
+    // Once the object has been moved nothing may fail.
+    PyObject *self = parcel_new(state->home, NULL);
+    if (self == NULL) {
         return NULL;
     }
-    PyObject *self = parcel_new(state->home, parcel);
-    if (self == NULL) {
-        _PyParcel_Discard(parcel);
+    PyObject_GC_UnTrack(self);
+    _PyParcel *parcel = _PyParcel_PackArg(state->home, args);
+    ((_PyParcel_HandleObject *)self)->what = parcel;
+    PyObject_GC_Track(self);
+    if (parcel == NULL) {
+        Py_CLEAR(self);
     }
     return self;
 }

@@ -45,6 +45,7 @@
 #include "pycore_pystate.h"       // _PyThreadState_Attach()
 #include "pycore_runtime.h"       // _PyRuntime
 #include "pycore_rwgil.h"         // _PyRWGIL_WaitQuiet()
+#include "pycore_rwgilstate.h"    // _PyRWGILState_IsAway()
 
 /* How long one look at a busy interpreter takes; Ctrl-C works in between. */
 #define SLICE_NS (50 * 1000 * 1000)
@@ -77,6 +78,12 @@ _PyInterp_CheckFork(void)
         PyErr_SetString(PyExc_RuntimeError,
                         "fork is not supported in a subinterpreter: "
                         "use subprocess, or fork in the main interpreter");
+        return -1;
+    }
+    if (_PyRWGILState_IsAway()) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "fork is not supported in a callback that another "
+                        "interpreter waits for");
         return -1;
     }
     return 0;
@@ -115,6 +122,7 @@ _PyInterp_ForgetOthers(void)
     interpreters->head = main_interp;
     main_interp->next = NULL;
     HEAD_UNLOCK(&_PyRuntime);
+    _PyRWGILState_AfterFork();
     if (!alone) {
         recount_static_types(main_interp);
     }
@@ -282,6 +290,7 @@ _PyInterp_PruneThreads(PyThreadState *tstate)
         _PyThreadState_Detach(tstate);
         PyThread_exit_thread();
     }
+    _PyRWGILState_WaitEntering();
     delete_own(tstate);
     _PyInterpreterState_ReinitRunningMain(tstate);
     if (give_up_others(tstate)) {

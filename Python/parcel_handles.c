@@ -16,6 +16,10 @@
 //   is exported once per parcel and counted by everyone who may look at it.  The
 //   last one gives it back.  In another interpreter it can't be released at
 //   once; it goes on the list of its home and a pending call is asked for.
+//
+//   The memory that a PickleBuffer hands out arrives as such a buffer, too: lent if
+//   nobody else can see it (parcel_buffer.c), else as a copy that belongs to nobody
+//   but the receivers.
 
 #include "Python.h"
 #include "pycore_ceval.h"         // _PyEval_AddPendingCall()
@@ -24,15 +28,20 @@
 #include "pycore_parcel_graph.h"
 #include "pycore_pystate.h"       // _PyThreadState_GET()
 #include "pycore_rwinterp.h"      // _PyRWInterp_Enter()
+#ifdef HAVE_SYS_MMAN_H
+#  include <sys/mman.h>           // madvise()
+#endif
 
 
 /* --- Resources ----------------------------------------------------------- */
 
 struct _PyParcel_Lent {
     Py_ssize_t refs;                // atomic
-    _PyParcel_Home *home;           // counted: the lender's
+    _PyParcel_Home *home;           // counted: the lender's; NULL: nobody's, the
+                                    // memory is that of `shown` and freed with it
     _PyParcel_Lent *next;           // guarded by the home: its list
-    Py_buffer view;
+    Py_buffer held;                 // to be released by the lender
+    Py_buffer shown;                // to the receivers, without an owner
 };
 
 static _PyParcel_Lent *
@@ -43,28 +52,91 @@ lend(_PyParcel_Home *home, PyObject *obj)
         PyErr_NoMemory();
         return NULL;
     }
-    if (PyObject_GetBuffer(obj, &lent->view, PyBUF_FULL_RO) < 0) {
+    if (PyObject_GetBuffer(obj, &lent->held, PyBUF_FULL_RO) < 0) {
         PyMem_RawFree(lent);
         return NULL;
     }
     lent->refs = 1;
     lent->next = NULL;
     lent->home = home;
+    lent->shown = lent->held;
     _Py_atomic_add_ssize(&home->refs, 1);
+    return lent;
+}
+
+/* Show plain bytes. */
+static void
+show_bytes(_PyParcel_Lent *lent, const Py_buffer *view)
+{
+    (void)PyBuffer_FillInfo(&lent->shown, NULL, view->buf, view->len,
+                            view->readonly, PyBUF_FULL_RO);
+}
+
+_PyParcel_Lent *
+_PyParcel_LendBuffer(_PyParcel_Home *home, PyObject *buffer)
+{
+    _PyParcel_Lent *lent = lend(home, buffer);
+    if (lent != NULL) {
+        show_bytes(lent, &lent->held);
+    }
+    return lent;
+}
+
+// Pages of large blocks come as large ones, if the system has any: what takes the
+// time when so much is copied is to get them one by one.
+#define LARGE_BLOCK ((size_t)4 << 20)
+#define LARGE_PAGE ((size_t)2 << 20)
+
+static void *
+new_block(size_t size)
+{
+    char *block = PyMem_RawMalloc(size);
+#ifdef MADV_HUGEPAGE
+    if (block != NULL && size >= LARGE_BLOCK) {
+        char *first = (char *)_Py_ALIGN_UP(block, LARGE_PAGE);
+        (void)madvise(first, (size_t)(block + size - first) & ~(LARGE_PAGE - 1),
+                      MADV_HUGEPAGE);
+    }
+#endif
+    return block;
+}
+
+_PyParcel_Lent *
+_PyParcel_CopyBuffer(const Py_buffer *view)
+{
+    _PyParcel_Lent *lent = PyMem_RawCalloc(1, sizeof(*lent));
+    void *block = lent != NULL ? new_block(view->len) : NULL;
+    if (block == NULL) {
+        PyMem_RawFree(lent);
+        PyErr_NoMemory();
+        return NULL;
+    }
+    if (view->len > 0) {
+        memcpy(block, view->buf, view->len);
+    }
+    lent->refs = 1;
+    show_bytes(lent, view);
+    lent->shown.buf = block;
     return lent;
 }
 
 const Py_buffer *
 _PyParcel_LentBuffer(_PyParcel_Lent *lent)
 {
-    return &lent->view;
+    return &lent->shown;
+}
+
+int
+_PyParcel_LentIsSingle(_PyParcel_Lent *lent)
+{
+    return _Py_atomic_load_ssize(&lent->refs) == 1;
 }
 
 static void
 release_lent(_PyParcel_Lent *lent)
 {
     PyObject *exc = PyErr_GetRaisedException();
-    PyBuffer_Release(&lent->view);
+    PyBuffer_Release(&lent->held);
     PyErr_SetRaisedException(exc);
     _PyParcel_Home *home = lent->home;
     PyMem_RawFree(lent);
@@ -101,6 +173,11 @@ _PyParcel_LentDrop(_PyParcel_Lent *lent)
         return;
     }
     _PyParcel_Home *home = lent->home;
+    if (home == NULL) {
+        PyMem_RawFree(lent->shown.buf);
+        PyMem_RawFree(lent);
+        return;
+    }
     PyThreadState *tstate = _PyThreadState_GET();
     if (tstate != NULL && tstate->interp->id == home->interpid) {
         release_lent(lent);
@@ -172,6 +249,7 @@ _PyParcel_ReleaseResources(_PyParcel_Resource *resources, Py_ssize_t n)
             _PyParcel_Discard(what);
             break;
         case RESOURCE_LENT:
+        case RESOURCE_BUFFER:
             _PyParcel_LentDrop(what);
             break;
         case RESOURCE_XIDATA: {
@@ -205,6 +283,7 @@ _PyParcel_ShareResource(_PyParcel_Resource *resource)
         _PyParcel_Share(what);
         break;
     case RESOURCE_LENT:
+    case RESOURCE_BUFFER:
         _Py_atomic_add_ssize(&((_PyParcel_Lent *)what)->refs, 1);
         break;
     case RESOURCE_INTERPRETER:
@@ -231,6 +310,28 @@ _PyParcel_ShareResource(_PyParcel_Resource *resource)
     return 0;
 }
 
+/* After code that could see them has failed: what it has kept, if anything, is not
+   what the next one gets. */
+void
+_PyParcel_UnshareBuffers(_PyParcel_Resource *resources, Py_ssize_t n)
+{
+    for (Py_ssize_t i = 0; i < n; i++) {
+        _PyParcel_Lent *lent = resources[i].what;
+        if (resources[i].kind != RESOURCE_BUFFER
+            || _PyParcel_LentIsSingle(lent))
+        {
+            continue;
+        }
+        PyObject *exc = PyErr_GetRaisedException();
+        _PyParcel_Lent *copy = _PyParcel_CopyBuffer(&lent->shown);
+        if (copy != NULL) {
+            resources[i].what = copy;
+            _PyParcel_LentDrop(lent);
+        }
+        PyErr_SetRaisedException(exc);
+    }
+}
+
 
 /* --- Taking -------------------------------------------------------------- */
 
@@ -249,7 +350,7 @@ int
 _PyParcel_HandleKind(_PyParcel_Home *home, PyObject *obj)
 {
     PyTypeObject *type = Py_TYPE(obj);
-    if (type == &PyMemoryView_Type) {
+    if (type == &PyMemoryView_Type || type == &PyPickleBuffer_Type) {
         return RECORD_LENT;
     }
     if (type == home->queue_type) {

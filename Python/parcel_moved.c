@@ -233,6 +233,21 @@ use_buffer(PyObject *obj, Py_buffer *view, int Py_UNUSED(flags))
     return use_truth(obj);
 }
 
+/* Who lent its memory before it was moved gives it back to what it was. */
+static void
+release_buffer(PyObject *obj, Py_buffer *view)
+{
+    PyTypeObject *moved = Py_TYPE(obj);
+    PyTypeObject *type = former_type(obj);
+    if (type->tp_as_buffer != NULL
+        && type->tp_as_buffer->bf_releasebuffer != NULL)
+    {
+        Py_SET_TYPE(obj, type);
+        type->tp_as_buffer->bf_releasebuffer(obj, view);
+        Py_SET_TYPE(obj, moved);
+    }
+}
+
 /* isinstance() asks for __class__. */
 static PyObject *
 moved_getattro(PyObject *obj, PyObject *name)
@@ -338,6 +353,7 @@ static PyType_Slot moved_slots[] = {
     {Py_am_aiter, use},
     {Py_am_anext, use},
     {Py_bf_getbuffer, use_buffer},
+    {Py_bf_releasebuffer, release_buffer},
     {Py_sq_length, use_length},
     {Py_sq_item, use_item},
     {Py_sq_ass_item, use_set_item},

@@ -869,10 +869,18 @@ open_graph(_PyParcel_Home *home, _PyParcel *parcel)
         if (root != NULL) {
             empty_parcel(parcel);
         }
+        else {
+            _PyParcel_UnshareBuffers(parcel->graph.resources,
+                                     parcel->graph.nresources);
+        }
     }
 
 exit:
     maker_free(&m, nrecords);
+    if (root != NULL) {
+        // The receiver alone has what was lent, whoever keeps the parcel.
+        _PyParcel_FreeGraph(&parcel->graph);
+    }
     return root;
 }
 

@@ -1591,31 +1591,6 @@ reduce_exception(names *n, PyObject *obj, _PyParcel_Reduction *r)
     return res;
 }
 
-/* A buffer that an object gives for its content: bytes if it is read-only, or
-   else bytearray, as pickle has it. */
-static int
-reduce_buffer(_PyParcel_Home *home, PyObject *obj, _PyParcel_Reduction *r)
-{
-    const Py_buffer *view = PyPickleBuffer_GetBuffer(obj);
-    if (view == NULL) {
-        return -1;
-    }
-    if (view->suboffsets != NULL || !PyBuffer_IsContiguous(view, 'A')) {
-        not_shareable(home, "a PickleBuffer whose memory is not in one piece");
-        return -1;
-    }
-    PyTypeObject *type = view->readonly ? &PyBytes_Type : &PyByteArray_Type;
-    PyObject *content = view->readonly
-        ? PyBytes_FromStringAndSize(view->buf, view->len)
-        : PyByteArray_FromStringAndSize(view->buf, view->len);
-    if (content == NULL) {
-        return -1;
-    }
-    int res = set_call(r, (PyObject *)type, PyTuple_Pack(1, content));
-    Py_DECREF(content);
-    return res;
-}
-
 static int
 reduce_code(PyObject *obj, _PyParcel_Reduction *r)
 {
@@ -1685,9 +1660,6 @@ reduce(_PyParcel_Home *home, names *n, PyObject **message, PyObject *obj,
     if (type == &PyCell_Type) {
         // Empty: the functions that share it fill it when they are there.
         return set_call(r, (PyObject *)type, PyTuple_New(0));
-    }
-    if (type == &PyPickleBuffer_Type) {
-        return reduce_buffer(home, obj, r);
     }
     PyObject *reducer = NULL;
     if (type == &PyType_Type) {
@@ -1893,13 +1865,6 @@ _PyParcel_Construct(_PyParcel_Home *home, PyObject *callable, PyObject *args)
     }
     if (callable == kept(n, KEPT_MAKE)) {
         return make(n, &PyTuple_GET_ITEM(args, 0), PyTuple_GET_SIZE(args));
-    }
-    if (callable == (PyObject *)&PyByteArray_Type && PyTuple_GET_SIZE(args) == 1) {
-        // The content of a PickleBuffer, which nobody else has.
-        PyObject *content = PyTuple_GET_ITEM(args, 0);
-        if (PyByteArray_CheckExact(content) && Py_REFCNT(content) == 1) {
-            return Py_NewRef(content);
-        }
     }
     return PyObject_Call(callable, args, NULL);
 }

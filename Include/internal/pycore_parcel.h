@@ -159,7 +159,8 @@ extern size_t _PyParcel_Size(_PyParcel *);          // bytes of memory
 
 extern const Py_buffer *_PyParcel_LentBuffer(_PyParcel_Lent *);
 /* The last one gives the buffer back to the interpreter that lent it, or
-   leaves it be if that is gone: then its memory stays valid for ever. */
+   leaves it be if that is gone: then its memory stays valid for ever.  What is
+   nobody's is freed. */
 extern void _PyParcel_LentDrop(_PyParcel_Lent *);
 
 /* Release what came back to this interpreter. */

@@ -251,6 +251,7 @@ typedef enum {
     RESOURCE_QUEUE,
     RESOURCE_PARCEL,
     RESOURCE_LENT,
+    RESOURCE_BUFFER,                // of a PickleBuffer: lent, or a copy
     RESOURCE_XIDATA,
     RESOURCE_INTERPRETER,           // counted; `what` is its id
     RESOURCE_ARRAY,
@@ -273,5 +274,13 @@ extern PyObject *_PyParcel_GiveHandle(_PyParcel_Home *, int kind, int64_t arg,
 /* For a duplicate.  -1: no memory. */
 extern int _PyParcel_ShareResource(_PyParcel_Resource *);
 extern void _PyParcel_ReleaseResources(_PyParcel_Resource *, Py_ssize_t n);
+
+/* The bytes of a PickleBuffer, in one piece: without copying them, as they are and
+   stay in the sender; or a copy. */
+extern _PyParcel_Lent *_PyParcel_LendBuffer(_PyParcel_Home *, PyObject *);
+extern _PyParcel_Lent *_PyParcel_CopyBuffer(const Py_buffer *);
+/* Is there one reference only? */
+extern int _PyParcel_LentIsSingle(_PyParcel_Lent *);
+extern void _PyParcel_UnshareBuffers(_PyParcel_Resource *, Py_ssize_t n);
 
 #endif   // !Py_INTERNAL_PARCEL_GRAPH_H

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import _interpreters
 import _parcels
+import _rwextensions
 from _interpreters import InterpreterError, InterpreterNotFoundError
 from _parcels import (
     UNBOUND, UNBOUND_ERROR, UNBOUND_REMOVE,
@@ -31,7 +32,7 @@ from weakref import WeakValueDictionary
 
 __all__ = [
     'create', 'list_all', 'get_current', 'get_main', 'is_shareable',
-    'create_queue', 'lock_stats', 'move', 'pack',
+    'create_queue', 'extension_copies', 'lock_stats', 'move', 'pack',
     'Interpreter', 'Queue', 'Parcel', 'MovedObject',
     'UNBOUND', 'UNBOUND_ERROR', 'UNBOUND_REMOVE',
     'InterpreterError', 'InterpreterNotFoundError', 'ExecutionFailed',
@@ -93,11 +94,27 @@ def create() -> Interpreter:
             "a subinterpreter: put what the script does behind "
             "\"if __name__ == '__main__':\"")
     id = _interpreters.create(reqrefs=True)
+    _rwextensions.enable(id)
     interp = Interpreter(id, _whence=_interpreters.WHENCE_STDLIB)
     import sys
     path = [entry for entry in sys.path if type(entry) is str]
     _interpreters.run_string(id, f'__import__("sys").path[:] = {path!r}')
     return interp
+
+
+def extension_copies() -> list[tuple]:
+    """Return what was loaded from private copies in the whole process.
+
+    Each is a named tuple: name (of the file, without folder and suffix), file
+    (that was copied), interpreter (an id, or None if the copy waits to be used
+    again) and nbytes, the memory that is this copy's alone.
+
+    An extension module that doesn't declare support for a lock per interpreter
+    is loaded from a copy in every interpreter but the main one, with statics and
+    types of its own.  The option -X extcopy chooses: "auto", "off", or "all" to
+    copy those that declare it, too; "auto,-spam,+eggs" makes exceptions by name.
+    """
+    return _rwextensions.copies()
 
 
 def list_all() -> list[Interpreter]:

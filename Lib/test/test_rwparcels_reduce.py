@@ -652,36 +652,6 @@ class Appendable:
         return self.items == other
 
 
-class BufferTests(ReduceCase):
-
-    def test_content(self):
-        for obj, expected in [
-            (pickle.PickleBuffer(b'abc'), b'abc'),
-            (pickle.PickleBuffer(bytearray(b'abc')), bytearray(b'abc')),
-            (pickle.PickleBuffer(array.array('h', [1])),
-             bytearray(array.array('h', [1]))),
-        ]:
-            with self.subTest(expected):
-                new = self.copy(obj)
-                self.assertIs(type(new), type(expected))
-                self.assertEqual(new, expected)
-
-    def test_not_in_one_piece(self):
-        with self.assertRaises(NotShareableError):
-            self.reduce(pickle.PickleBuffer(memoryview(b'abcd')[::2]))
-
-    def test_released(self):
-        buffer = pickle.PickleBuffer(b'abc')
-        buffer.release()
-        with self.assertRaises(ValueError):
-            self.reduce(buffer)
-
-    def test_inside(self):
-        new = self.copy(Reduced(bytearray.__add__,
-                                (pickle.PickleBuffer(bytearray(b'a')), b'b')))
-        self.assertEqual(new, b'ab')
-
-
 class FunctionTests(ReduceCase):
 
     def test_by_code(self):
@@ -843,7 +813,7 @@ class MemoryTests(ReduceCase):
         collections.Counter('ab'), array.array('i', [1]), fractions.Fraction(1, 2),
         datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc),
         functools.partial(pow, 2), Plain, function, len, os, Stateful([1]),
-        DictOf(a=1), NewArgs(1, b=2), the_singleton, pickle.PickleBuffer(b'a'),
+        DictOf(a=1), NewArgs(1, b=2), the_singleton,
     ]
 
     def each_failure(self, call):

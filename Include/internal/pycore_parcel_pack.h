@@ -1,0 +1,643 @@
+// Packing: what Python/parcel_*.c that take graphs out of interpreters share.
+// For them only; parcel_pack.c says how it goes.
+//
+// One file has one step of it:
+//
+//   parcel_pack.c         a walk from its beginning to its end; the parcel's arrays
+//   parcel_walk.c         what is to be done with an object, and in containers
+//   parcel_containers.c   entering containers
+//   parcel_atoms.c        values
+//   parcel_records.c      what goes as a record
+//   parcel_instances.c    instances of Python classes
+//   parcel_classes.c      what has to be known of such a class
+//   parcel_given.c        what the sender gives up
+//   parcel_isolate.c      who refers to what: the collector's arithmetic
+//   parcel_discover.c     reducing what needs Python code
+//   parcel_buffer.c       memory that PickleBuffers hand out
+//   parcel_commit.c       leaving the heap, or being as before
+//   parcel_duplicate.c    a copy of a parcel
+//
+// All functions that return an int return -1 for failure: with an exception, or
+// with one of the packer's fields set that say why the walk has stopped.
+
+#ifndef Py_INTERNAL_PARCEL_PACK_H
+#define Py_INTERNAL_PARCEL_PACK_H
+#ifndef Py_BUILD_CORE
+#  error "an internal header: define Py_BUILD_CORE to use it"
+#endif
+
+#include "pycore_dict.h"          // PyDictKeysObject
+#include "pycore_long.h"          // _PyLong_DigitCount()
+#include "pycore_object.h"        // _PyObject_Init()
+#include "pycore_parcel_graph.h"
+#include "pycore_parcel_moved.h"  // _PyParcel_IsMove()
+#include "pycore_parcel_reduce.h" // _PyParcel_Reduction
+
+
+/* --- Structures ---------------------------------------------------------- */
+
+/* What is known of an object that more than one reference leads to. */
+typedef struct {
+    PyObject *obj;
+    _PyParcel_Word to;              // what stands for it; 0: nothing yet
+    Py_ssize_t inside;              // references from owned objects
+    Py_ssize_t opaque;              // and from such as do not go themselves
+    Py_ssize_t elsewhere;           // and all others, when they were counted
+    uint8_t counted;                // _PyPacker_Isolate() has seen it
+    uint8_t reached;                // from something that is given up
+    uint8_t outside;                // others can reach it
+    uint8_t foreign;                // others, that have no part in the graph
+    uint8_t flooded;                // and what it refers to has been marked
+    uint8_t taking;                 // a given one that is being taken
+    Py_ssize_t given;               // 1 + index, 0: none
+    Py_ssize_t reduction;           // 1 + index, 0: none
+} known;
+
+/* Whether something is owned, and whether it is an error if a part of it is not. */
+enum { NOT_OWNED = 0, MAY_MOVE = 1, MUST_MOVE = 2 };
+
+typedef enum {
+    FRAME_ITEMS,                    // an array of objects
+    FRAME_DICT,
+    FRAME_SET,
+    FRAME_WORDS,                    // into the words of a record
+    FRAME_INSTANCE,
+    FRAME_CALL,
+} frame_kind;
+
+typedef struct {
+    uint8_t kind;
+    uint8_t owned;                  // what refers to the children is owned:
+                                    // NOT_OWNED, MAY_MOVE, MUST_MOVE
+    uint8_t in_place;               // they stay where they are, if they can
+    uint8_t arguments;              // they are what a CALL is called with
+    Py_ssize_t i;                   // the next child
+    Py_ssize_t n;
+    PyObject **from;                // items; or NULL
+    union {
+        PyObject **slots;           // where items go
+        PyObject *object;           // the dict, set, or instance they go to/are of
+        Py_ssize_t words;           // where words go
+    } to;
+    union {
+        PyDictObject *dict;         // whose
+        PySetObject *set;
+        Py_ssize_t reduction;       // its index
+        const void *none;
+    } of;
+    Py_ssize_t record;
+} frame;
+
+/* A slot of an owned container that has been changed. */
+typedef struct {
+    PyObject **slot;
+    PyObject *old;                  // its reference is ours now
+} change;
+
+#define MAX_PLACES 8
+
+/* An object that the sender gives up. */
+typedef struct {
+    PyObject *obj;
+    PyObject **slot;                // the only reference to it; or NULL: it
+                                    // becomes a MovedObject, and
+    PyObject *shell;                // this one gets what it has, or NULL
+    PyObject **marker;              // where move() has it
+    PyObject *instead;              // what the variables in `places` get
+    _PyParcel_Place places[MAX_PLACES];
+    int nplaces;
+    int owned;                      // MAY_MOVE, MUST_MOVE
+    int prepared;                   // to become a MovedObject
+    int cleared;                    // its items have got references of their own
+    int logged;                     // the undo log has a reference, too
+} given;
+
+typedef struct {
+    PyObject *obj;                  // counted
+    _PyParcel_Reduction reduction;
+} reduced;
+
+#define INPLACE_KNOWN 32            // a power of 2
+#define INPLACE_FRAMES 8
+#define KEY_CACHE 16
+
+typedef struct {
+    _PyParcel_Home *home;
+    PyObject *root;                 // what the caller asked for
+    _PyParcel *parcel;
+    PyGC_Head moved;                // owned containers that go as they are
+    Py_ssize_t nmoved;
+    Py_ssize_t moved_reftotal;      // Py_REF_DEBUG, as the next one
+    Py_ssize_t reftotal_before;
+    // Room of each array of the graph.
+    Py_ssize_t records_room, words_room, holes_room, shapes_room, program_room;
+    Py_ssize_t resources_room;
+
+    frame *frames;
+    Py_ssize_t depth, frames_room;
+    known *table;
+    size_t table_mask;
+    size_t table_used;
+    change *changes;
+    Py_ssize_t nchanges, changes_room;
+    PyObject **dissolved;           // owned instances
+    Py_ssize_t ndissolved, dissolved_room;
+    given *givens;
+    Py_ssize_t ngivens, givens_room;
+    Py_ssize_t npending;            // records that are unmade()
+    Py_ssize_t *delayed;            // records to be filled after one of them
+    Py_ssize_t ndelayed, delayed_room;
+
+    // Kept from one walk to the next.
+    reduced *reductions;
+    Py_ssize_t nreductions, reductions_room;
+    PyObject *message;              // what they have in common
+    PyObject *dispatch_table;       // of copyreg, when looked up
+    PyDictKeysObject *empty_keys;   // of all empty dicts
+    int isolated;                   // _PyPacker_Isolate() has been done
+
+    PyObject *needs_code;           // why the walk stopped, borrowed
+    PyObject *refused;              // or this, and an exception is set, or
+    Py_ssize_t outside;             // it has references from elsewhere
+    int needs_isolation;
+    int found_given;                // a marker that was not known yet
+    const _PyParcel *dup;           // this is a copy of that parcel
+    known *dup_holes;               // slot -> record of it
+    size_t dup_mask;
+
+    struct { PyObject *from; PyObject *to; } keys[KEY_CACHE];
+    // What the last instance was like: the next is often the same.
+    PyTypeObject *last_type;
+    const _PyParcel_Class *last_class;
+    Py_ssize_t last_class_record;   // -1: not known
+    Py_ssize_t last_shape;          // -1: not known
+    PyDictKeysObject *last_keys;    // of inline values, in the order:
+    Py_ssize_t last_n;
+    uint8_t last_order[SHARED_KEYS_MAX_SIZE];
+    frame inplace_frames[INPLACE_FRAMES];
+    known inplace_table[INPLACE_KNOWN];
+} packer;
+
+
+/* --- Arrays that grow: parcel_pack.c -------------------------------------- */
+
+extern int _PyPacker_GrowSlow(void **array, Py_ssize_t *room, size_t size,
+                              void *inplace);
+
+/* Room for one more. */
+#define GROW(ARRAY, N, ROOM) \
+    ((N) < (ROOM) ? 0 : \
+     _PyPacker_GrowSlow((void **)&(ARRAY), &(ROOM), sizeof(*(ARRAY)), NULL))
+
+
+/* --- What is known -------------------------------------------------------- */
+
+extern int _PyPacker_GrowTable(packer *p);
+
+static inline size_t
+hash_pointer(const void *p)
+{
+    uintptr_t x = (uintptr_t)p;
+    return (x >> 4) ^ (x >> 13) ^ (x >> 22);
+}
+
+/* The entry, or the free one where it belongs. */
+static inline known *
+probe(known *table, size_t mask, const void *obj)
+{
+    size_t i = hash_pointer(obj) & mask;
+    while (table[i].obj != NULL && table[i].obj != obj) {
+        i = (i + 1) & mask;
+    }
+    return &table[i];
+}
+
+static inline known *
+find_known(packer *p, PyObject *obj)
+{
+    known *k = probe(p->table, p->table_mask, obj);
+    return k->obj != NULL ? k : NULL;
+}
+
+/* The entry of an object, a new one if need be.  Good until the next call. */
+static inline known *
+get_known(packer *p, PyObject *obj)
+{
+    known *k = probe(p->table, p->table_mask, obj);
+    if (k->obj != NULL) {
+        return k;
+    }
+    if (p->table_used * 3 >= p->table_mask * 2) {
+        if (_PyPacker_GrowTable(p) < 0) {
+            return NULL;
+        }
+        k = probe(p->table, p->table_mask, obj);
+    }
+    p->table_used++;
+    k->obj = obj;
+    return k;
+}
+
+static inline int
+remember(packer *p, PyObject *obj, _PyParcel_Word word)
+{
+    known *k = get_known(p, obj);
+    if (k == NULL) {
+        return -1;
+    }
+    k->to = word;
+    return 0;
+}
+
+
+/* --- The parcel's arrays: parcel_pack.c ----------------------------------- */
+
+extern Py_ssize_t _PyPacker_AddRecord(packer *p, _PyParcel_RecordKind kind,
+                                      Py_ssize_t nwords);
+extern int _PyPacker_AddStep(packer *p, _PyParcel_Op op, Py_ssize_t record);
+/* A step that fills a record, later if what it refers to has not been made. */
+extern int _PyPacker_AddBuild(packer *p, Py_ssize_t record);
+extern int _PyPacker_AddCreate(packer *p, Py_ssize_t record);
+extern int _PyPacker_AddHole(packer *p, PyObject **slot, Py_ssize_t record);
+
+/* Frozensets are made when all members are, and what is called when its arguments
+   are: until then what refers to them can't be filled. */
+static inline int
+unmade(const _PyParcel_Record *r)
+{
+    return ((r->kind == RECORD_FROZENSET || r->kind == RECORD_CALL)
+            && r->arg == 0);
+}
+
+static inline frame *
+push_frame(packer *p, frame_kind kind, int owned, Py_ssize_t n)
+{
+    if (p->depth == p->frames_room
+        && _PyPacker_GrowSlow((void **)&p->frames, &p->frames_room,
+                              sizeof(frame), p->inplace_frames) < 0)
+    {
+        return NULL;
+    }
+    frame *f = &p->frames[p->depth++];
+    f->kind = kind;
+    f->owned = (uint8_t)owned;
+    f->in_place = (owned != NOT_OWNED);
+    f->arguments = 0;
+    f->i = 0;
+    f->n = n;
+    f->from = NULL;
+    f->of.none = NULL;
+    f->record = -1;
+    return f;
+}
+
+/* Link a new container into the parcel. */
+static inline void
+link_plain(packer *p, PyObject *obj)
+{
+    PyGC_Head *gc = _Py_AS_GC(obj);
+    _PyParcel_ListRemove(gc);
+    _PyParcel_ListAppend(&p->parcel->plain, gc);
+    p->parcel->nplain++;
+    p->parcel->stats.copied++;
+}
+
+/* An owned container goes as it is. */
+static inline void
+link_moved(packer *p, PyObject *obj)
+{
+    PyGC_Head *gc = _Py_AS_GC(obj);
+    _PyParcel_ListRemove(gc);
+    _PyParcel_ListAppend(&p->moved, gc);
+    p->nmoved++;
+#ifdef Py_REF_DEBUG
+    p->moved_reftotal += Py_REFCNT(obj);
+#endif
+}
+
+static inline void
+count_moved_atom(packer *p, PyObject *Py_UNUSED(obj))
+{
+    p->parcel->stats.moved++;
+#ifdef Py_REF_DEBUG
+    p->moved_reftotal++;
+#endif
+}
+
+
+/* --- Atoms: parcel_atoms.c ------------------------------------------------ */
+
+extern PyObject *_PyPacker_CopyAtom(PyObject *obj);
+/* `obj`, which has to be moved, has references from elsewhere. */
+extern int _PyPacker_NotIsolated(packer *p, PyObject *obj, Py_ssize_t outside);
+/* One that others refer to, or that is interned, or not owned. */
+extern int _PyPacker_TakeAtom(packer *p, PyObject *obj, int owned,
+                              _PyParcel_Word *word);
+
+static inline int
+is_atom_type(PyTypeObject *type)
+{
+    return (type == &PyUnicode_Type || type == &PyLong_Type
+            || type == &PyFloat_Type || type == &PyBytes_Type
+            || type == &PyComplex_Type || type == &PyByteArray_Type
+            || type == &PyRange_Type);
+}
+
+/* An owned one that nobody else refers to can go as it is. */
+static inline int
+atom_can_move(PyObject *obj)
+{
+    if (PyUnicode_CheckExact(obj)) {
+        return !PyUnicode_CHECK_INTERNED(obj);
+    }
+    if (PyByteArray_CheckExact(obj)) {
+        return ((PyByteArrayObject *)obj)->ob_exports == 0;
+    }
+    // The ints inside a range can be anybody's.
+    return !PyRange_Check(obj);
+}
+
+// Above this many bytes it is worth to find out whether an atom with more than
+// one reference can be moved.
+#define LARGE_ATOM 4096
+
+static inline int
+is_large(PyObject *obj)
+{
+    if (PyBytes_CheckExact(obj)) {
+        return PyBytes_GET_SIZE(obj) > LARGE_ATOM;
+    }
+    if (PyUnicode_CheckExact(obj)) {
+        return PyUnicode_GET_LENGTH(obj) > LARGE_ATOM;
+    }
+    return PyByteArray_CheckExact(obj);
+}
+
+static inline PyObject *
+copy_str(PyObject *str)
+{
+    size_t size;
+    Py_ssize_t length = PyUnicode_GET_LENGTH(str);
+    assert(PyUnicode_CheckExact(str) && PyUnicode_IS_COMPACT(str));
+    if (PyUnicode_IS_COMPACT_ASCII(str)) {
+        size = sizeof(PyASCIIObject) + length + 1;
+    }
+    else {
+        size = (sizeof(PyCompactUnicodeObject)
+                + (length + 1) * PyUnicode_KIND(str));
+    }
+    PyObject *copy = PyObject_Malloc(size);
+    if (copy == NULL) {
+        return PyErr_NoMemory();
+    }
+    memcpy(copy, str, size);
+    if (!PyUnicode_IS_COMPACT_ASCII(str)) {
+        ((PyCompactUnicodeObject *)copy)->utf8 = NULL;
+        ((PyCompactUnicodeObject *)copy)->utf8_length = 0;
+    }
+    ((PyASCIIObject *)copy)->state.interned = SSTATE_NOT_INTERNED;
+    ((PyASCIIObject *)copy)->state.statically_allocated = 0;
+    _PyObject_Init(copy, &PyUnicode_Type);
+    return copy;
+}
+
+static inline PyObject *
+copy_int(PyObject *obj)
+{
+    Py_ssize_t n = Py_MAX(_PyLong_DigitCount((PyLongObject *)obj), 1);
+    size_t size = offsetof(PyLongObject, long_value.ob_digit)
+                  + n * sizeof(digit);
+    PyLongObject *copy = PyObject_Malloc(size);
+    if (copy == NULL) {
+        return PyErr_NoMemory();
+    }
+    copy->long_value.lv_tag = ((PyLongObject *)obj)->long_value.lv_tag;
+    memcpy(copy->long_value.ob_digit,
+           ((PyLongObject *)obj)->long_value.ob_digit, n * sizeof(digit));
+    _PyObject_Init((PyObject *)copy, &PyLong_Type);
+    return (PyObject *)copy;
+}
+
+/* The atoms of most graphs: those that nothing else refers to, and those that are
+   process-wide.  1: *word is set; 0: _PyPacker_Take() knows; -1: no memory. */
+static inline int
+take_quickly(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
+{
+    if (_PyParcel_InRuntime(obj) || obj == Py_None) {
+        p->parcel->stats.shared++;
+        *word = (_PyParcel_Word)obj;
+        return 1;
+    }
+    if (Py_REFCNT(obj) != 1) {
+        return 0;
+    }
+    PyTypeObject *type = Py_TYPE(obj);
+    PyObject *copy;
+    if (type == &PyUnicode_Type) {
+        if (owned && !PyUnicode_CHECK_INTERNED(obj)) {
+            goto moved;
+        }
+        copy = copy_str(obj);
+    }
+    else if (type == &PyLong_Type) {
+        if (owned) {
+            goto moved;
+        }
+        copy = copy_int(obj);
+    }
+    else if (type == &PyFloat_Type) {
+        if (owned) {
+            goto moved;
+        }
+        copy = PyFloat_FromDouble(PyFloat_AS_DOUBLE(obj));
+    }
+    else {
+        return 0;
+    }
+    if (copy == NULL) {
+        return -1;
+    }
+    p->parcel->stats.copied++;
+    *word = (_PyParcel_Word)copy;
+    return 1;
+
+moved:
+    count_moved_atom(p, obj);
+    *word = (_PyParcel_Word)Py_NewRef(obj);
+    return 1;
+}
+
+
+/* --- Containers: parcel_containers.c --------------------------------------- */
+
+/* All takers: *word is a counted reference to what stands for the object in the
+   parcel, or a record.  1: it has been entered, go on there; 0: done. */
+extern int _PyPacker_TakeList(packer *p, PyObject *obj, int owned,
+                              PyObject **copy);
+extern int _PyPacker_TakeTuple(packer *p, PyObject *obj, int owned,
+                               PyObject **copy);
+extern int _PyPacker_TakeSlice(packer *p, PyObject *obj, int owned,
+                               PyObject **copy);
+extern int _PyPacker_TakeDict(packer *p, PyObject *obj, int owned,
+                              PyObject **copy);
+extern int _PyPacker_TakeSet(packer *p, PyObject *obj, int owned,
+                             PyObject **copy);
+extern int _PyPacker_TakeFrozenset(packer *p, PyObject *obj,
+                                   _PyParcel_Word *word);
+
+extern int _PyPacker_HasPlainMembers(PySetObject *set);
+/* An owned container that does not have to be copied all the same? */
+extern int _PyPacker_CanMove(PyObject *obj);
+
+
+/* --- Records: parcel_records.c ---------------------------------------------- */
+
+extern int _PyPacker_TakeNamed(packer *p, PyObject *obj, PyObject *where,
+                               _PyParcel_Word *word);
+extern int _PyPacker_TakeByName(packer *p, PyObject *obj, _PyParcel_Word *word);
+extern int _PyPacker_TakeHandle(packer *p, PyObject *obj, int kind,
+                                _PyParcel_Word *word);
+extern int _PyPacker_TakeArray(packer *p, PyObject *obj, int owned,
+                               _PyParcel_Word *word);
+extern Py_ssize_t _PyPacker_FindReduction(packer *p, PyObject *obj);
+extern Py_ssize_t _PyPacker_AddReduction(packer *p, PyObject *obj,
+                                         _PyParcel_Reduction *r);
+extern Py_ssize_t _PyPacker_GetReduction(packer *p, PyObject *obj);
+extern int _PyPacker_TakeReduction(packer *p, PyObject *obj, Py_ssize_t index,
+                                   _PyParcel_Word *word);
+extern int _PyPacker_IsEnumMember(PyObject *obj);
+extern int _PyPacker_IsValueType(packer *p, PyObject *obj);
+extern int _PyPacker_IsValue(PyObject *obj);
+extern int _PyPacker_CheckMade(packer *p, PyObject *obj, _PyParcel_Word word);
+
+/* Classes, functions and modules go by name, where they can. */
+static inline int
+is_named(PyObject *obj)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    return (PyType_Check(obj) || PyFunction_Check(obj) || PyCFunction_Check(obj)
+            || PyModule_Check(obj) || type == &PyMethodDescr_Type
+            || type == &PyWrapperDescr_Type || type == &PyClassMethodDescr_Type
+            || type == &PyMemberDescr_Type || type == &PyGetSetDescr_Type);
+}
+
+/* An enum member, say. */
+static inline int
+is_reduced_to_name(packer *p, known *k)
+{
+    return (k->reduction != 0
+            && p->reductions[k->reduction - 1].reduction.kind
+               == _PyParcel_NAMED);
+}
+
+
+/* --- Instances of Python classes: parcel_instances.c ------------------------ */
+
+/* The i-th attribute's name and value; borrowed. */
+typedef struct {
+    PyDictValues *values;           // or
+    PyDictObject *dict;             // its entries; or neither
+    PyDictKeysObject *keys;
+    uint8_t *order;
+    Py_ssize_t n;
+} attributes;
+
+extern void _PyPacker_GetAttributes(PyObject *obj, const _PyParcel_Class *cls,
+                                    attributes *a);
+/* *simple is set if the instance can be taken by hand. */
+extern int _PyPacker_CheckSimple(packer *p, PyObject *obj,
+                                 const _PyParcel_Class **cls, attributes *a,
+                                 int *simple);
+extern int _PyPacker_TakeInstance(packer *p, PyObject *obj,
+                                  const _PyParcel_Class *cls, attributes *a,
+                                  int owned, _PyParcel_Word *word);
+extern int _PyPacker_StepInstance(packer *p, frame *f);
+/* Take the values of an instance, which have references from the parcel. */
+extern void _PyPacker_Dissolve(packer *p, PyObject *obj);
+
+/* The values of an instance that are inline, in order. */
+static inline PyDictValues *
+inline_values(PyObject *obj)
+{
+    if (!(Py_TYPE(obj)->tp_flags & Py_TPFLAGS_INLINE_VALUES)) {
+        return NULL;
+    }
+    PyDictValues *values = _PyObject_InlineValues(obj);
+    return values->valid ? values : NULL;
+}
+
+static inline PyDictKeysObject *
+cached_keys(PyTypeObject *type)
+{
+    return ((PyHeapTypeObject *)type)->ht_cached_keys;
+}
+
+static inline PyObject *
+attribute_value(attributes *a, Py_ssize_t i)
+{
+    if (a->values != NULL) {
+        return a->values->values[a->order[i]];
+    }
+    return DK_UNICODE_ENTRIES(a->keys)[i].me_value;
+}
+
+static inline PyObject *
+attribute_name(attributes *a, Py_ssize_t i)
+{
+    return DK_UNICODE_ENTRIES(a->keys)[a->values != NULL ? a->order[i] : i]
+        .me_key;
+}
+
+static inline PyObject **
+slot_of(PyObject *obj, const _PyParcel_Class *cls, int i)
+{
+    return (PyObject **)((char *)obj + cls->slot_offsets[i]);
+}
+
+
+/* --- Any object: parcel_walk.c ---------------------------------------------- */
+
+extern int _PyPacker_Take(packer *p, PyObject *obj, int owned,
+                          _PyParcel_Word *word);
+/* What is not a plain object of an exact builtin type. */
+extern int _PyPacker_TakeOther(packer *p, PyObject *obj, int owned,
+                               _PyParcel_Word *word);
+extern int _PyPacker_ReleaseLater(packer *p, PyObject *obj);
+/* Until nothing is left to be done. */
+extern int _PyPacker_Walk(packer *p);
+
+
+/* --- What the sender gives up: parcel_given.c -------------------------------- */
+
+extern int _PyPacker_AddGiven(packer *p, PyObject *obj, PyObject **slot,
+                              int owned);
+extern int _PyPacker_TakeMarker(packer *p, PyObject *marker,
+                                _PyParcel_Word *word);
+extern int _PyPacker_TakeGiven(packer *p, Py_ssize_t index,
+                               _PyParcel_Word *word);
+
+
+/* --- Memory that PickleBuffers hand out: parcel_buffer.c --------------------- */
+
+/* Lent if the graph alone has it, else a copy. */
+extern int _PyPacker_TakeBuffer(packer *p, PyObject *obj,
+                                _PyParcel_Resource *resource);
+/* What an object's memory belongs to, if tp_traverse does not show it.  Borrowed, or
+   NULL.  Runs no code. */
+extern PyObject *_PyPacker_HiddenBase(packer *p, PyObject *obj);
+
+
+/* --- The steps of packing --------------------------------------------------- */
+
+extern int _PyPacker_Isolate(packer *p);
+extern int _PyPacker_Discover(packer *p);
+extern int _PyPacker_IsRefusal(void);
+extern void _PyPacker_Commit(packer *p);
+extern void _PyPacker_ClearRemains(packer *p);
+extern void _PyPacker_Undo(packer *p);
+extern int _PyPacker_BeginWalk(packer *p);
+extern void _PyPacker_Init(packer *p, _PyParcel_Home *home, PyObject *root);
+extern void _PyPacker_Free(packer *p);
+extern void _PyPacker_LeaveHeap(packer *p);
+
+#endif   // !Py_INTERNAL_PARCEL_PACK_H

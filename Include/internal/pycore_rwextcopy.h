@@ -1,0 +1,83 @@
+// Private copies of extension modules: every extension in every interpreter.
+//
+// An extension module that keeps state in C statics is made for one interpreter
+// per process.  In any other interpreter it is loaded from a private copy of its
+// shared object, which has statics and types of its own.  This header is the
+// whole contract; Python/rwextcopy.c has the protocol.
+//
+// What callers may rely on
+//
+//   - The main interpreter, legacy subinterpreters, and extensions that declare
+//     support for a lock per interpreter are loaded as the base loads them.
+//   - A copy's init function runs in the interpreter that the copy is for.
+//   - A copy is used by one interpreter at a time.  Its code stays mapped for the
+//     life of the process.
+//
+// What callers owe
+//
+//   - _PyRWExt_Release() when the last thread of an interpreter has left it and
+//     everything in it is finalised.  Where that can't be known, its copies stay
+//     with it for ever.
+
+#ifndef Py_INTERNAL_RWEXTCOPY_H
+#define Py_INTERNAL_RWEXTCOPY_H
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#ifndef Py_BUILD_CORE
+#  error "an internal header: define Py_BUILD_CORE to use it"
+#endif
+
+#include "pycore_importdl.h"      // struct _Py_ext_module_loader_info
+
+/* Reads -X extcopy and PYTHON_EXTCOPY: a mode, auto, off or all, and exceptions
+   from it, "+name" or "-name", separated by commas. */
+extern PyStatus _PyRWExt_ReadConfig(const PyConfig *config);
+
+/* From now on the interpreter gets copies.  Without this it does only if the
+   runtime was not started by a command line: in programs that embed Python. */
+PyAPI_FUNC(void) _PyRWExt_Enable(PyInterpreterState *interp);
+
+/* Import an extension module into the current interpreter from a copy.
+   Returns the module.  Returns NULL with an exception set, or NULL without one
+   if the base shall load the module. */
+extern PyObject *_PyRWExt_Load(struct _Py_ext_module_loader_info *info,
+                               PyObject *spec);
+
+/* True, once, if the current thread has just been found worthy of a module that
+   does not declare support: for the base's check. */
+extern int _PyRWExt_TakeAdmission(void);
+
+/* An index for a module definition, as _PyImport_GetNextModuleIndex() gives, but
+   the same one in each copy: indexes are never given back. */
+extern Py_ssize_t _PyRWExt_ModuleIndex(const PyModuleDef *def);
+
+/* The interpreter is gone: its copies may serve another one. */
+extern void _PyRWExt_Release(PyInterpreterState *interp);
+
+extern void _PyRWExt_AfterForkChild(void);
+
+/* The id of the interpreter to whose copy this address, of code or of data,
+   belongs; -1 if it belongs to none.  Any thread, attached or not; takes no
+   lock.  The interpreter is alive as long as its code runs, but nothing keeps it
+   so afterwards. */
+PyAPI_FUNC(int64_t) _PyRWExt_InterpreterOfAddress(const void *pc);
+
+/* Keep the copy that has this address from being used again, because something
+   that outlives the interpreter points to it.  Calls nest; -1 if the address
+   belongs to no copy. */
+PyAPI_FUNC(int) _PyRWExt_Hold(const void *address);
+PyAPI_FUNC(void) _PyRWExt_Unhold(const void *address);
+
+/* What was copied: a new list of `type`, a struct sequence type with the fields
+   name, file, interpreter (None: the copy waits for one), nbytes. */
+PyAPI_FUNC(PyObject *) _PyRWExt_List(PyTypeObject *type);
+
+/* The mode and its exceptions, as -X extcopy would have them: a new str. */
+PyAPI_FUNC(PyObject *) _PyRWExt_GetMode(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif  // !Py_INTERNAL_RWEXTCOPY_H

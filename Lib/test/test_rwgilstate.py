@@ -1,0 +1,272 @@
+"""PyGILState_Ensure(): code gets the interpreter that it belongs to.
+
+On CPython 3.13.5 a callback runs in the main interpreter, or in whichever the
+thread was last, under a lock that does not guard the callback's objects: the ids
+below come out wrong, or the process crashes.
+"""
+
+import os
+import threading
+import unittest
+from test import support
+from test.support import import_helper, script_helper, threading_helper
+
+threading_helper.requires_working_threading(module=True)
+gilstate = import_helper.import_module('_testrwgilstate')
+ctypes = import_helper.import_module('ctypes')
+interpreters = import_helper.import_module('interpreters')
+
+# In the main interpreter as in the others.
+PRELUDE = """
+import ctypes, interpreters, threading
+
+VOID = ctypes.CFUNCTYPE(None)           # lets go of the lock around the call
+VOID_HELD = ctypes.PYFUNCTYPE(None)     # keeps it
+seen = []           # ids of the interpreters in which callbacks ran
+work = []           # changed by every callback: needs its interpreter's lock
+callbacks = []
+
+def here():
+    return interpreters.get_current().id
+
+def note():
+    seen.append(here())
+    work.append(work[-10:])
+    if len(work) > 100:
+        work.clear()
+
+def by_ctypes(func):
+    callbacks.append(VOID(func))
+    return ctypes.cast(callbacks[-1], ctypes.c_void_p).value
+"""
+exec(PRELUDE)
+
+
+class Base(unittest.TestCase):
+
+    def setUp(self):
+        self.addCleanup(threading_helper.threading_cleanup,
+                        *threading_helper.threading_setup())
+        seen.clear()
+
+    def create(self, code='', **ns):
+        """An interpreter that has run the prelude and the code."""
+        interp = interpreters.create()
+        self.addCleanup(self.close, interp)
+        if ns:
+            interp.prepare_main(ns)
+        interp.exec(PRELUDE + code)
+        return interp
+
+    def close(self, interp):
+        try:
+            interp.close()
+        except interpreters.InterpreterNotFoundError:
+            pass
+
+    def get(self, interp, expression):
+        interp.exec(f'_result = {expression}')
+        return interp.take('_result')
+
+    def run_crowd(self, address, calls, threads=2):
+        crowd = gilstate.start(address, calls, threads)
+        gilstate.join(crowd, support.LONG_TIMEOUT)
+
+    def check_seen(self, interp, count):
+        self.assertEqual(self.get(interp, '(set(seen), len(seen))'),
+                         ({interp.id}, count))
+
+
+class CtypesTests(Base):
+    """The owner is the interpreter in which the callback was made."""
+
+    def with_callback(self, code='', func='note', **ns):
+        interp = self.create(code, **ns)
+        return interp, self.get(interp, f'by_ctypes({func})')
+
+    def test_threads_of_c(self):
+        # In all at the same time.
+        interps, crowds = [], []
+        for _ in range(3):
+            interp, address = self.with_callback()
+            interps.append(interp)
+            crowds.append(gilstate.start(address, 300, 2))
+        for crowd in crowds:
+            gilstate.join(crowd, support.LONG_TIMEOUT)
+        for interp in interps:
+            self.check_seen(interp, 600)
+
+    def test_main(self):
+        address = by_ctypes(note)
+        self.create()
+        self.run_crowd(address, 50)
+        self.assertEqual(seen, [0] * 100)
+
+    def test_thread_of_another_interpreter(self):
+        interp, address = self.with_callback()
+        for kind in VOID, VOID_HELD:
+            with self.subTest(kind):
+                kind(address)()
+                self.assertEqual(here(), 0)
+        self.check_seen(interp, 2)
+
+    def test_thread_that_visits(self):
+        # The thread's latest state is the visited interpreter's.
+        address = by_ctypes(note)
+        interp = self.create(address=address)
+        interp.exec('VOID(address)(); VOID_HELD(address)(); note()')
+        self.check_seen(interp, 1)
+        self.assertEqual(seen, [0, 0])
+
+    def test_own_thread(self):
+        interp = self.create('''if True:
+            VOID(by_ctypes(note))()
+            VOID_HELD(by_ctypes(note))()
+            thread = threading.Thread(target=VOID(by_ctypes(note)))
+            thread.start()
+            thread.join()
+            ''')
+        self.check_seen(interp, 3)
+
+    # One callback calls the next, in another interpreter.
+    NESTED = '''if True:
+        def nest():
+            note()
+            for kind in VOID, VOID_HELD:
+                kind(inner)()
+                note()
+        '''
+
+    def nested(self):
+        """Interpreters a and b, and the address of a callback of a which calls
+        one of b twice, each of which calls another one of a twice."""
+        a = self.create()
+        innermost = self.get(a, 'by_ctypes(note)')
+        b, inner = self.with_callback(self.NESTED, 'nest', inner=innermost)
+        a.exec(f'inner = {inner}\n' + self.NESTED)
+        return a, b, self.get(a, 'by_ctypes(nest)')
+
+    def test_nested_in_thread_of_c(self):
+        a, b, outer = self.nested()
+        self.run_crowd(outer, 50)
+        self.check_seen(a, 100 * (3 + 4))
+        self.check_seen(b, 100 * 2 * 3)
+
+    def test_nested_in_thread_of_another_interpreter(self):
+        a, b, outer = self.nested()
+        for _ in range(50):
+            VOID(outer)()
+            VOID_HELD(outer)()
+            self.assertEqual(here(), 0)
+        self.check_seen(a, 100 * (3 + 4))
+        self.check_seen(b, 100 * 2 * 3)
+
+    def test_nested_against_the_order(self):
+        # Threads that go from a to b, and threads that go from b to a: each
+        # lets go of one lock before it takes the other.
+        a, inner_a = self.with_callback(self.NESTED)
+        b, inner_b = self.with_callback(self.NESTED)
+        a.exec(f'inner = {inner_b}')
+        b.exec(f'inner = {inner_a}')
+        crowds = [gilstate.start(self.get(interp, 'by_ctypes(nest)'), 100, 2)
+                  for interp in (a, b)]
+        for crowd in crowds:
+            gilstate.join(crowd, support.LONG_TIMEOUT)
+        for interp in a, b:
+            self.check_seen(interp, 200 * (3 + 2))
+
+    def test_state_is_used_again(self):
+        # Back in an interpreter in which it is already, the thread finds what
+        # it has there.
+        local.x = 'mine'
+        found = []
+        inner = by_ctypes(lambda: found.append(getattr(local, 'x', None)))
+        interp, outer = self.with_callback(
+            'def call():\n'
+            '    VOID(inner)()\n'
+            '    VOID_HELD(inner)()\n', 'call', inner=inner)
+        VOID(outer)()
+        VOID_HELD(outer)()
+        self.assertEqual(found, ['mine'] * 4)
+
+    def test_not_closed_while_another_interpreter_waits(self):
+        entered = interpreters.create_queue()
+        leave = interpreters.create_queue()
+        interp, address = self.with_callback(
+            'def stay():\n'
+            '    entered.put(1)\n'
+            '    leave.get(timeout=timeout)\n'
+            '    note()\n', 'stay', entered=entered, leave=leave,
+            timeout=support.SHORT_TIMEOUT)
+        thread = threading.Thread(target=VOID(address))
+        thread.start()
+        entered.get(timeout=support.SHORT_TIMEOUT)
+        try:
+            with self.assertRaisesRegex(interpreters.InterpreterError, 'running'):
+                interp.close()
+        finally:
+            leave.put(1)
+            thread.join(support.SHORT_TIMEOUT)
+        self.check_seen(interp, 1)
+        interp.close()
+
+    def test_fork(self):
+        # The child could not go back to the interpreter that waits.
+        address = by_ctypes(try_fork)
+        interp = self.create(address=address)
+        errors.clear()
+        interp.exec('VOID(address)()')
+        self.assertEqual(len(errors), 1)
+        self.assertIn('another interpreter waits', str(errors[0]))
+
+
+local = threading.local()
+errors = []
+
+
+def try_fork():
+    try:
+        if os.fork() == 0:
+            os._exit(1)
+    except RuntimeError as exc:
+        errors.append(exc)
+
+
+class CheckTests(Base):
+
+    def test_check(self):
+        # It says 1 to everybody once there was a subinterpreter, on the base.
+        self.create()
+        check = ctypes.pythonapi.PyGILState_Check
+        self.assertEqual(check(), 1)
+        detached = ctypes.CDLL(None).PyGILState_Check
+        self.assertEqual(detached(), 0)
+
+
+EXIT = '''
+interps = [interpreters.create() for _ in range(3)]
+for interp in interps:
+    interp.exec(PRELUDE + '_result = by_ctypes(note)')
+addresses = [interp.take('_result') for interp in interps] + [by_ctypes(note)]
+crowds = [gilstate.start(address, -1, 2) for address in addresses]
+while any(gilstate.made(crowd) < 10 for crowd in crowds):
+    pass
+'''
+
+
+class EndTests(unittest.TestCase):
+    """Threads of C call back while, and after, interpreters end."""
+
+    def run_script(self, code):
+        script = ('import os, sys, _testrwgilstate as gilstate\n'
+                  f'PRELUDE = {PRELUDE!r}\n' + PRELUDE + EXIT + code)
+        return script_helper.assert_python_ok('-c', script)
+
+    def test_exit(self):
+        rc, out, err = self.run_script("print('end')")
+        self.assertEqual(out.strip(), b'end')
+        self.assertEqual(err, b'')
+
+
+if __name__ == '__main__':
+    unittest.main()

@@ -1,0 +1,355 @@
+// Packing: entering containers, which are moved or cloned; parcel_walk.c goes on
+// in them.  See pycore_parcel_pack.h.
+
+#include "Python.h"
+#include "pycore_parcel_pack.h"
+
+
+int
+_PyPacker_TakeList(packer *p, PyObject *obj, int owned, PyObject **copy)
+{
+    Py_ssize_t n = PyList_GET_SIZE(obj);
+    PyObject **to = ((PyListObject *)obj)->ob_item;
+    if (owned) {
+        *copy = Py_NewRef(obj);
+    }
+    else {
+        *copy = PyList_New(n);
+        if (*copy == NULL) {
+            return -1;
+        }
+        to = ((PyListObject *)*copy)->ob_item;
+    }
+    frame *f = push_frame(p, FRAME_ITEMS, owned, n);
+    if (f == NULL) {
+        Py_CLEAR(*copy);
+        return -1;
+    }
+    f->from = ((PyListObject *)obj)->ob_item;
+    f->to.slots = to;
+    return 1;
+}
+
+int
+_PyPacker_TakeTuple(packer *p, PyObject *obj, int owned, PyObject **copy)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(obj);
+    if (owned) {
+        *copy = Py_NewRef(obj);
+    }
+    else {
+        *copy = PyTuple_New(n);
+        if (*copy == NULL) {
+            return -1;
+        }
+    }
+    frame *f = push_frame(p, FRAME_ITEMS, owned, n);
+    if (f == NULL) {
+        Py_CLEAR(*copy);
+        return -1;
+    }
+    f->from = ((PyTupleObject *)obj)->ob_item;
+    f->to.slots = ((PyTupleObject *)*copy)->ob_item;
+    return 1;
+}
+
+int
+_PyPacker_TakeSlice(packer *p, PyObject *obj, int owned, PyObject **copy)
+{
+    if (owned) {
+        *copy = Py_NewRef(obj);
+    }
+    else {
+        *copy = PySlice_New(NULL, NULL, NULL);
+        if (*copy == NULL) {
+            return -1;
+        }
+    }
+    // start, stop and step stand one behind the other.
+    frame *f = push_frame(p, FRAME_ITEMS, owned, 3);
+    if (f == NULL) {
+        Py_CLEAR(*copy);
+        return -1;
+    }
+    f->from = &((PySliceObject *)obj)->start;
+    f->to.slots = &((PySliceObject *)*copy)->start;
+    return 1;
+}
+
+/* Does it hash alike everywhere, and does comparing it need no code? */
+static int
+is_plain_key(PyObject *key)
+{
+    if (is_atom_type(Py_TYPE(key)) || key == Py_None || PyBool_Check(key)) {
+        return 1;
+    }
+    if (!PyTuple_CheckExact(key)) {
+        return 0;
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(key); i++) {
+        PyObject *item = PyTuple_GET_ITEM(key, i);
+        if (!is_atom_type(Py_TYPE(item)) && !PyBool_Check(item)) {
+            // None hashes alike too, but so few tuples have it...
+            if (item != Py_None) {
+                return 0;
+            }
+        }
+    }
+    return 1;
+}
+
+static int
+dict_has_plain_keys(PyDictObject *dict)
+{
+    PyDictKeysObject *keys = dict->ma_keys;
+    if (DK_IS_UNICODE(keys)) {
+        return 1;
+    }
+    PyDictKeyEntry *entries = DK_ENTRIES(keys);
+    for (Py_ssize_t i = 0; i < keys->dk_nentries; i++) {
+        if (entries[i].me_value != NULL && !is_plain_key(entries[i].me_key)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+int
+_PyPacker_HasPlainMembers(PySetObject *set)
+{
+    for (Py_ssize_t i = 0; i <= set->mask; i++) {
+        setentry *entry = &set->table[i];
+        if (entry->key != NULL && entry->hash != -1
+            && !is_plain_key(entry->key))
+        {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* References to what goes into a container late, or into a frozenset, as the
+   words of a record. */
+static int
+enter_words(packer *p, Py_ssize_t record, Py_ssize_t first, Py_ssize_t n,
+            PyObject *container)
+{
+    frame *f = push_frame(p, FRAME_WORDS, 0, n);
+    if (f == NULL) {
+        return -1;
+    }
+    f->to.words = p->parcel->graph.records[record].first + first;
+    f->of.dict = (PyDictObject *)container;
+    f->record = record;
+    return 1;
+}
+
+/* `copy` is new and empty. */
+static int
+take_late(packer *p, PyObject *obj, Py_ssize_t n, PyObject *copy)
+{
+    Py_ssize_t record = _PyPacker_AddRecord(p, RECORD_LATE, 1 + n);
+    if (record < 0) {
+        return -1;
+    }
+    _PyParcel_Graph *g = &p->parcel->graph;
+    g->words[g->records[record].first] = (_PyParcel_Word)Py_NewRef(copy);
+    g->runs_code = 1;
+    return enter_words(p, record, 1, n, obj);
+}
+
+static PyDictKeysObject *
+clone_keys(PyDictKeysObject *keys)
+{
+    size_t size = _PyDict_KeysSize(keys);
+    PyDictKeysObject *clone = PyMem_Malloc(size);
+    if (clone == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    memcpy(clone, keys, size);
+    clone->dk_refcnt = 1;
+    clone->dk_version = 0;
+    // Entries count when they are there: see step_dict().
+    clone->dk_nentries = 0;
+#ifdef Py_REF_DEBUG
+    _Py_AddRefTotal(_PyThreadState_GET(), 1);
+#endif
+    return clone;
+}
+
+static int
+dict_can_move(PyDictObject *dict)
+{
+    return (dict->ma_values == NULL
+            && (dict->ma_version_tag & DICT_WATCHER_AND_MODIFICATION_MASK) == 0
+            && (dict->ma_keys->dk_refcnt == 1 || dict->ma_used == 0));
+}
+
+/* An owned container that has to be copied all the same. */
+int
+_PyPacker_CanMove(PyObject *obj)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    if (type == &PyDict_Type) {
+        PyDictObject *dict = (PyDictObject *)obj;
+        return dict_can_move(dict) && dict_has_plain_keys(dict);
+    }
+    if (type == &PySet_Type || type == &PyFrozenSet_Type) {
+        PySetObject *set = (PySetObject *)obj;
+        return set->weakreflist == NULL && _PyPacker_HasPlainMembers(set);
+    }
+    return 1;
+}
+
+/* A dict with values of its own and a table that others share, or one that has
+   holes: what a new dict is after the items have been inserted.  No code runs,
+   since all keys are plain. */
+static PyObject *
+unsplit(PyObject *obj)
+{
+    PyObject *copy = PyDict_New();
+    if (copy != NULL && PyDict_Update(copy, obj) < 0) {
+        Py_CLEAR(copy);
+    }
+    return copy;
+}
+
+int
+_PyPacker_TakeDict(packer *p, PyObject *obj, int owned, PyObject **copy)
+{
+    PyDictObject *dict = (PyDictObject *)obj;
+    if (dict->ma_used > 0 && !dict_has_plain_keys(dict)) {
+        *copy = PyDict_New();
+        if (*copy == NULL || take_late(p, obj, 2 * dict->ma_used, *copy) < 0) {
+            Py_CLEAR(*copy);
+            return -1;
+        }
+        return 1;
+    }
+    PyDictKeysObject *keys = dict->ma_keys;
+    if (owned) {
+        *copy = Py_NewRef(obj);
+    }
+    else if (dict->ma_used == 0) {
+        *copy = PyDict_New();
+        return *copy != NULL ? 0 : -1;
+    }
+    else if (dict->ma_values != NULL
+             || keys->dk_nentries > 2 * dict->ma_used + 8)
+    {
+        // Its own references are replaced by the parcel's, in place.
+        *copy = unsplit(obj);
+        if (*copy == NULL) {
+            return -1;
+        }
+        frame *f = push_frame(p, FRAME_DICT, 0,
+                              2 * ((PyDictObject *)*copy)->ma_keys->dk_nentries);
+        if (f == NULL) {
+            Py_CLEAR(*copy);
+            return -1;
+        }
+        f->of.dict = (PyDictObject *)*copy;
+        f->to.object = *copy;
+        f->record = 0;              // owned by the walk: see step_dict()
+        return 1;
+    }
+    else {
+        *copy = PyDict_New();
+        if (*copy == NULL) {
+            return -1;
+        }
+        PyDictKeysObject *clone = clone_keys(keys);
+        if (clone == NULL) {
+            Py_CLEAR(*copy);
+            return -1;
+        }
+        // The empty keys of a new dict are nobody's.
+        ((PyDictObject *)*copy)->ma_keys = clone;
+    }
+    if (owned && keys->dk_refcnt == 1) {
+        // Versions are each interpreter's.
+        keys->dk_version = 0;
+#ifdef Py_REF_DEBUG
+        p->moved_reftotal++;
+#endif
+    }
+    frame *f = push_frame(p, FRAME_DICT, owned, 2 * keys->dk_nentries);
+    if (f == NULL) {
+        Py_CLEAR(*copy);
+        return -1;
+    }
+    f->of.dict = dict;
+    f->to.object = *copy;
+    return 1;
+}
+
+int
+_PyPacker_TakeFrozenset(packer *p, PyObject *obj, _PyParcel_Word *word)
+{
+    Py_ssize_t n = PySet_GET_SIZE(obj);
+    Py_ssize_t record = _PyPacker_AddRecord(p, RECORD_FROZENSET, n);
+    if (record < 0) {
+        return -1;
+    }
+    *word = RECORD_WORD(record);
+    p->parcel->stats.rebuilt++;
+    p->parcel->graph.runs_code = 1;
+    p->npending++;
+    return enter_words(p, record, 0, n, obj);
+}
+
+static PyObject *
+clone_set(PySetObject *set)
+{
+    PyObject *obj = Py_IS_TYPE(set, &PyFrozenSet_Type) ? PyFrozenSet_New(NULL)
+                                                       : PySet_New(NULL);
+    if (obj == NULL) {
+        return NULL;
+    }
+    PySetObject *copy = (PySetObject *)obj;
+    if (set->mask >= PySet_MINSIZE) {
+        setentry *table = PyMem_New(setentry, set->mask + 1);
+        if (table == NULL) {
+            Py_DECREF(obj);
+            PyErr_NoMemory();
+            return NULL;
+        }
+        copy->table = table;
+        copy->mask = set->mask;
+    }
+    // Members are there when they are there: see step_set().
+    for (Py_ssize_t i = 0; i <= set->mask; i++) {
+        copy->table[i].key = NULL;
+        copy->table[i].hash = 0;
+    }
+    copy->hash = set->hash;
+    return obj;
+}
+
+int
+_PyPacker_TakeSet(packer *p, PyObject *obj, int owned, PyObject **copy)
+{
+    PySetObject *set = (PySetObject *)obj;
+    if (!_PyPacker_HasPlainMembers(set)) {
+        assert(PySet_CheckExact(obj));
+        *copy = PySet_New(NULL);
+        if (*copy == NULL || take_late(p, obj, set->used, *copy) < 0) {
+            Py_CLEAR(*copy);
+            return -1;
+        }
+        return 1;
+    }
+    *copy = owned ? Py_NewRef(obj) : clone_set(set);
+    if (*copy == NULL) {
+        return -1;
+    }
+    frame *f = push_frame(p, FRAME_SET, owned, set->mask + 1);
+    if (f == NULL) {
+        Py_CLEAR(*copy);
+        return -1;
+    }
+    f->of.set = set;
+    f->to.object = *copy;
+    return 1;
+}

@@ -1,0 +1,603 @@
+// Packing: what is to be done with an object, and going on in the containers that
+// have been entered.  See parcel_pack.c and pycore_parcel_pack.h.
+
+#include "Python.h"
+#include "pycore_parcel_pack.h"
+#include "pycore_setobject.h"     // _PySet_NextEntry()
+
+
+/* --- Any object ----------------------------------------------------------- */
+
+/* What is not a plain object of an exact builtin type. */
+int
+_PyPacker_TakeOther(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
+{
+    if (_PyParcel_IsProcessWide(obj)) {
+        p->parcel->stats.shared++;
+        *word = (_PyParcel_Word)obj;
+        return 0;
+    }
+    known *k = find_known(p, obj);
+    if (k != NULL && k->to != 0) {
+        *word = k->to;
+        return 0;
+    }
+    const _PyParcel_Class *cls;
+    attributes a;
+    int simple;
+    if (_PyPacker_CheckSimple(p, obj, &cls, &a, &simple) < 0) {
+        return -1;
+    }
+    if (simple) {
+        return _PyPacker_TakeInstance(p, obj, cls, &a, owned, word);
+    }
+    int kind = _PyParcel_HandleKind(p->home, obj);
+    if (kind >= 0) {
+        return _PyPacker_TakeHandle(p, obj, kind, word);
+    }
+    if (_PyParcel_IsArray(p->home, obj)) {
+        return _PyPacker_TakeArray(p, obj, owned, word);
+    }
+    if (is_named(obj) && _PyPacker_FindReduction(p, obj) < 0) {
+        return _PyPacker_TakeByName(p, obj, word);
+    }
+    Py_ssize_t reduction = _PyPacker_GetReduction(p, obj);
+    return reduction < 0 ? -1 : _PyPacker_TakeReduction(p, obj, reduction, word);
+}
+
+/* Is this container, which something owned refers to, owned too?  -1: it has to be
+   found out, or it can't be moved and must. */
+static int
+is_owned(packer *p, PyObject *obj)
+{
+    known *k = NULL;
+    if (Py_REFCNT(obj) > 1) {
+        k = find_known(p, obj);
+        if (k == NULL || !k->counted) {
+            if (!p->isolated) {
+                p->needs_isolation = 1;
+                return -1;
+            }
+            return 0;
+        }
+        return !k->outside;
+    }
+    return 1;
+}
+
+/* The heart: see "Entering containers". */
+int
+_PyPacker_Take(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    if (is_atom_type(type)) {
+        if (_PyParcel_InRuntime(obj)) {
+            p->parcel->stats.shared++;
+            *word = (_PyParcel_Word)obj;
+            return 0;
+        }
+        if (owned && Py_REFCNT(obj) == 1 && atom_can_move(obj)) {
+            count_moved_atom(p, obj);
+            *word = (_PyParcel_Word)Py_NewRef(obj);
+            return 0;
+        }
+        return _PyPacker_TakeAtom(p, obj, owned, word);
+    }
+    int which = (type == &PyList_Type ? 1 : type == &PyDict_Type ? 2
+                 : type == &PyTuple_Type ? 3
+                 : type == &PySet_Type || type == &PyFrozenSet_Type ? 4
+                 : type == &PySlice_Type ? 5 : 0);
+    if (which == 0) {
+        if (type == p->home->move_type && type != NULL) {
+            return _PyPacker_TakeMarker(p, obj, word);
+        }
+        if (p->ngivens > 0) {
+            known *k = find_known(p, obj);
+            if (k != NULL && k->to == 0 && k->given != 0 && !k->taking) {
+                return _PyPacker_TakeGiven(p, k->given - 1, word);
+            }
+        }
+        if (owned && !is_named(obj)) {
+            known *k = Py_REFCNT(obj) > 1 ? find_known(p, obj) : NULL;
+            if (k == NULL || k->to == 0) {
+                int isolated = is_owned(p, obj);
+                if (isolated < 0) {
+                    return -1;
+                }
+                if (!isolated) {
+                    owned = NOT_OWNED;
+                }
+            }
+        }
+        return _PyPacker_TakeOther(p, obj, owned, word);
+    }
+    if (_PyParcel_InRuntime(obj)) {
+        p->parcel->stats.shared++;
+        *word = (_PyParcel_Word)obj;
+        return 0;
+    }
+    int several = (Py_REFCNT(obj) > 1);
+    if (several) {
+        known *k = find_known(p, obj);
+        if (k != NULL && k->to != 0) {
+            *word = (WORD_IS_RECORD(k->to) ? k->to
+                     : (_PyParcel_Word)Py_NewRef(WORD_OBJECT(k->to)));
+            return 0;
+        }
+        if (k != NULL && k->given != 0 && !k->taking) {
+            return _PyPacker_TakeGiven(p, k->given - 1, word);
+        }
+    }
+    if (owned) {
+        int isolated = is_owned(p, obj);
+        if (isolated < 0) {
+            return -1;
+        }
+        if (!isolated || !_PyPacker_CanMove(obj)) {
+            owned = NOT_OWNED;
+        }
+    }
+    PyObject *copy = NULL;
+    int res;
+    switch (which) {
+    case 1:
+        res = _PyPacker_TakeList(p, obj, owned, &copy);
+        break;
+    case 2:
+        res = _PyPacker_TakeDict(p, obj, owned, &copy);
+        break;
+    case 3:
+        res = _PyPacker_TakeTuple(p, obj, owned, &copy);
+        break;
+    case 4:
+        if (type == &PyFrozenSet_Type
+            && !_PyPacker_HasPlainMembers((PySetObject *)obj))
+        {
+            res = _PyPacker_TakeFrozenset(p, obj, word);
+            if (res >= 0 && several && remember(p, obj, *word) < 0) {
+                return -1;
+            }
+            return res;
+        }
+        res = _PyPacker_TakeSet(p, obj, owned, &copy);
+        break;
+    default:
+        res = _PyPacker_TakeSlice(p, obj, owned, &copy);
+        break;
+    }
+    if (res < 0) {
+        return -1;
+    }
+    *word = (_PyParcel_Word)copy;
+    if (owned != NOT_OWNED) {
+        // Without the reference that the taker made.
+        assert(Py_REFCNT(obj) > 1);
+        Py_DECREF(obj);
+        link_moved(p, obj);
+        Py_INCREF(obj);
+    }
+    else if (!_Py_IsImmortal(copy)) {
+        link_plain(p, copy);
+    }
+    if (several && remember(p, obj, *word) < 0) {
+        Py_DECREF(copy);
+        return -1;
+    }
+    return res;
+}
+
+
+/* --- Going on in containers ----------------------------------------------- */
+
+/* An owned object that does not go itself is released at the end, or is again its
+   owner's if all is undone. */
+int
+_PyPacker_ReleaseLater(packer *p, PyObject *obj)
+{
+    if (GROW(p->changes, p->nchanges, p->changes_room) < 0) {
+        return -1;
+    }
+    p->changes[p->nchanges++] = (change){NULL, Py_NewRef(obj)};
+    return 0;
+}
+
+
+/* Of these, the ones that can stay in the slot of an owned container. */
+static inline int
+stays(packer *p, PyObject *obj)
+{
+    if (Py_REFCNT(obj) == 1) {
+        PyTypeObject *type = Py_TYPE(obj);
+        if (type == &PyLong_Type || type == &PyFloat_Type
+            || (type == &PyUnicode_Type && !PyUnicode_CHECK_INTERNED(obj)))
+        {
+            count_moved_atom(p, obj);
+            return 1;
+        }
+        return 0;
+    }
+    if (_PyParcel_InRuntime(obj) || obj == Py_None) {
+        p->parcel->stats.shared++;
+        return 1;
+    }
+    return 0;
+}
+
+/* What has been taken for the child `old` of a container comes into its slot.  In
+   place, a child that stands for itself stays. */
+static inline int
+store(packer *p, PyObject **slot, PyObject *old, frame *f, _PyParcel_Word word)
+{
+    int owned = f->owned;
+    if (f->in_place) {
+        if (word == (_PyParcel_Word)old) {
+            // Counted twice now.
+            Py_DECREF(old);
+            return 0;
+        }
+        if (GROW(p->changes, p->nchanges, p->changes_room) < 0) {
+            goto error;
+        }
+        p->changes[p->nchanges++] = (change){slot, old};
+    }
+    else if (owned && word != (_PyParcel_Word)old
+             && _PyPacker_ReleaseLater(p, old) < 0)
+    {
+        goto error;
+    }
+    if (WORD_IS_RECORD(word)) {
+        *slot = Py_None;
+        return _PyPacker_AddHole(p, slot, WORD_RECORD(word));
+    }
+    *slot = WORD_OBJECT(word);
+    return 0;
+
+error:
+    if (!WORD_IS_RECORD(word)) {
+        Py_DECREF(WORD_OBJECT(word));
+    }
+    return -1;
+}
+
+/* In a parcel that is copied: does this None stand for a record? */
+static _PyParcel_Word
+hole_at(packer *p, PyObject **slot)
+{
+    if (p->dup_holes == NULL) {
+        return 0;
+    }
+    known *k = probe(p->dup_holes, p->dup_mask, slot);
+    return k->obj != NULL ? k->to : 0;
+}
+
+#define TAKE_CHILD(P, FROM, OWNED, WORD) \
+    ((P)->dup != NULL && *(FROM) == Py_None \
+     && ((WORD) = hole_at((P), (FROM))) != 0 ? 0 \
+     : _PyPacker_Take((P), *(FROM), (OWNED), &(WORD)))
+
+static int
+step_items(packer *p, frame *f)
+{
+    Py_ssize_t at = f - p->frames;
+    int owned = f->owned;
+    int in_place = f->in_place;
+    PyObject **from = f->from;
+    PyObject **to = f->to.slots;
+    Py_ssize_t n = f->n;
+    for (Py_ssize_t i = f->i; i < n; i++) {
+        PyObject *obj = from[i];
+        if (obj == NULL) {
+            continue;
+        }
+        if (in_place && stays(p, obj)) {
+            continue;
+        }
+        _PyParcel_Word word;
+        int quick = p->dup != NULL ? 0 : take_quickly(p, obj, owned, &word);
+        if (quick > 0) {
+            if (store(p, &to[i], obj, f, word) < 0) {
+                return -1;
+            }
+            continue;
+        }
+        f->i = i + 1;
+        int entered = quick < 0 ? -1 : TAKE_CHILD(p, &from[i], owned, word);
+        if (entered != 0) {
+            if (entered < 0) {
+                return -1;
+            }
+            // The frames can have moved.
+            f = &p->frames[at];
+        }
+        else if (f->arguments && _PyPacker_CheckMade(p, obj, word) < 0) {
+            return -1;
+        }
+        if (store(p, &to[i], obj, f, word) < 0) {
+            return -1;
+        }
+        if (entered) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* A key is never a record, and entering one (a tuple) is no different from
+   entering a value. */
+static int
+take_key(packer *p, PyObject *key, Py_ssize_t i, int owned,
+         _PyParcel_Word *word)
+{
+    if (!PyUnicode_CheckExact(key)) {
+        return _PyPacker_Take(p, key, owned, word);
+    }
+    int cached = (i < KEY_CACHE);
+    if (cached && p->keys[i].from == key) {
+        *word = (_PyParcel_Word)Py_NewRef(p->keys[i].to);
+        return 0;
+    }
+    int res = _PyPacker_Take(p, key, owned, word);
+    if (res == 0 && cached && Py_REFCNT(key) > 1
+        && *word != (_PyParcel_Word)key)
+    {
+        p->keys[i].from = key;
+        p->keys[i].to = WORD_OBJECT(*word);
+    }
+    return res;
+}
+
+static int
+step_dict(packer *p, frame *f)
+{
+    Py_ssize_t at = f - p->frames;
+    int owned = f->owned;
+    int own = (f->record == 0);     // see unsplit()
+    PyDictKeysObject *from = f->of.dict->ma_keys;
+    PyDictKeysObject *to = ((PyDictObject *)f->to.object)->ma_keys;
+    int unicode = DK_IS_UNICODE(from);
+    size_t size = unicode ? sizeof(PyDictUnicodeEntry) : sizeof(PyDictKeyEntry);
+    size_t shift = unicode ? 0 : offsetof(PyDictKeyEntry, me_key);
+    char *src = (char *)_DK_ENTRIES(from) + shift;
+    char *dst = (char *)_DK_ENTRIES(to) + shift;
+    int in_place = f->in_place;
+    int fresh = (!in_place && !own);
+    // First the key, then the value; they stand side by side.
+    for (Py_ssize_t i = f->i; i < f->n; i++) {
+        PyObject **from_slot = (PyObject **)(src + (i >> 1) * size) + (i & 1);
+        PyObject **slot = (PyObject **)(dst + (i >> 1) * size) + (i & 1);
+        PyObject *obj = *from_slot;
+        if (fresh && (i & 1) == 0) {
+            slot[0] = slot[1] = NULL;
+            to->dk_nentries = (i >> 1) + 1;
+        }
+        if (obj == NULL || ((i & 1) == 0 && from_slot[1] == NULL)) {
+            continue;
+        }
+        if (in_place && stays(p, obj)) {
+            continue;
+        }
+        _PyParcel_Word word;
+        if (i & 1) {
+            int quick = p->dup != NULL ? 0 : take_quickly(p, obj, owned, &word);
+            if (quick < 0 || (quick > 0 && store(p, slot, obj, f, word) < 0)) {
+                return -1;
+            }
+            if (quick > 0) {
+                if (own) {
+                    Py_DECREF(obj);
+                }
+                continue;
+            }
+        }
+        f->i = i + 1;
+        int entered = (i & 1) == 0 ? take_key(p, obj, i >> 1, owned, &word)
+                                   : TAKE_CHILD(p, from_slot, owned, word);
+        if (entered != 0) {
+            if (entered < 0) {
+                return -1;
+            }
+            f = &p->frames[at];
+        }
+        if (store(p, slot, obj, f, word) < 0) {
+            return -1;
+        }
+        if (own) {
+            Py_DECREF(obj);
+        }
+        if (entered) {
+            return 1;
+        }
+    }
+    if (fresh) {
+        // Behind the last entry there may be deleted ones.
+        assert(to->dk_nentries == from->dk_nentries);
+        ((PyDictObject *)f->to.object)->ma_used = f->of.dict->ma_used;
+    }
+    return 0;
+}
+
+static int
+step_set(packer *p, frame *f)
+{
+    Py_ssize_t at = f - p->frames;
+    int owned = f->owned;
+    setentry *from = f->of.set->table;
+    PySetObject *copy = (PySetObject *)f->to.object;
+    setentry *to = copy->table;
+    for (Py_ssize_t i = f->i; i < f->n; i++) {
+        PyObject *obj = from[i].key;
+        if (obj == NULL) {
+            continue;
+        }
+        if (from[i].hash == -1) {
+            if (!f->in_place) {
+                // What stands for a removed member is process-wide.
+                to[i] = from[i];
+                copy->fill++;
+            }
+            continue;
+        }
+        f->i = i + 1;
+        _PyParcel_Word word;
+        int entered = _PyPacker_Take(p, obj, owned, &word);
+        if (entered != 0) {
+            if (entered < 0) {
+                return -1;
+            }
+            f = &p->frames[at];
+        }
+        if (store(p, &to[i].key, obj, f, word) < 0) {
+            return -1;
+        }
+        if (!f->in_place) {
+            to[i].hash = from[i].hash;
+            copy->fill++;
+            copy->used++;
+        }
+        if (entered) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* The i-th of what goes into the words of a LATE or FROZENSET record: from the
+   dict or set.  Both are walked on with a position of their own. */
+static PyObject *
+next_late(frame *f, Py_ssize_t i)
+{
+    PyObject *container = (PyObject *)f->of.dict;
+    PyObject *key, *value;
+    Py_ssize_t pos = (Py_ssize_t)(uintptr_t)f->from;
+    if (PyDict_Check(container)) {
+        if (i & 1) {
+            // The value of the key before; the position is that of the next.
+            pos = pos >> 1;
+            PyDictObject *dict = (PyDictObject *)container;
+            Py_ssize_t at = pos - 1;
+            if (dict->ma_values != NULL) {
+                at = get_insertion_order_array(dict->ma_values)[at];
+                return dict->ma_values->values[at];
+            }
+            return (DK_IS_UNICODE(dict->ma_keys)
+                    ? DK_UNICODE_ENTRIES(dict->ma_keys)[at].me_value
+                    : DK_ENTRIES(dict->ma_keys)[at].me_value);
+        }
+        pos = pos >> 1;
+        int more = PyDict_Next(container, &pos, &key, &value);
+        assert(more);
+        (void)more;
+        f->from = (PyObject **)(uintptr_t)(pos << 1);
+        return key;
+    }
+    Py_hash_t hash;
+    int more = _PySet_NextEntry(container, &pos, &key, &hash);
+    assert(more);
+    (void)more;
+    f->from = (PyObject **)(uintptr_t)pos;
+    return key;
+}
+
+/* Words of a record: they may move when others are added. */
+static int
+step_words(packer *p, frame *f)
+{
+    _PyParcel_RecordKind kind = p->parcel->graph.records[f->record].kind;
+    for (Py_ssize_t i = f->i; i < f->n; i++) {
+        PyObject *obj = next_late(f, i);
+        Py_ssize_t at = f->to.words + i;
+        f->i = i + 1;
+        _PyParcel_Word word;
+        int entered = _PyPacker_Take(p, obj, 0, &word);
+        if (entered < 0 || (!entered && kind == RECORD_FROZENSET
+                            && _PyPacker_CheckMade(p, obj, word) < 0))
+        {
+            return -1;
+        }
+        p->parcel->graph.words[at] = word;
+        if (entered) {
+            return 1;
+        }
+    }
+    return (kind == RECORD_LATE ? _PyPacker_AddBuild(p, f->record)
+            : _PyPacker_AddCreate(p, f->record));
+}
+
+static int
+step_call(packer *p, frame *f)
+{
+    for (Py_ssize_t i = f->i; i < 6; i++) {
+        if (i == 2 && f->owned == 0) {
+            // Its arguments are there.
+            if (_PyPacker_AddCreate(p, f->record) < 0) {
+                return -1;
+            }
+            f->owned = 1;           // the step has been added
+        }
+        _PyParcel_Reduction *r = &p->reductions[f->of.reduction].reduction;
+        PyObject *parts[6] = {r->callable, r->args, r->state, r->list,
+                              r->items, r->setter};
+        f->i = i + 1;
+        if (parts[i] == NULL) {
+            continue;
+        }
+        Py_ssize_t at = f->to.words + i;
+        _PyParcel_Word word;
+        int entered = _PyPacker_Take(p, parts[i], 0, &word);
+        if (entered < 0
+            || (!entered && i < 2 && _PyPacker_CheckMade(p, parts[i], word) < 0))
+        {
+            return -1;
+        }
+        p->parcel->graph.words[at] = word;
+        if (entered) {
+            p->frames[p->depth - 1].arguments = (i == 1);
+            return 1;
+        }
+    }
+    _PyParcel_Reduction *r = &p->reductions[f->of.reduction].reduction;
+    if (r->state == NULL && r->list == NULL && r->items == NULL) {
+        return 0;
+    }
+    return _PyPacker_AddBuild(p, f->record);
+}
+
+/* Until nothing is left to be done. */
+int
+_PyPacker_Walk(packer *p)
+{
+    while (p->depth > 0) {
+        Py_ssize_t depth = p->depth;
+        frame *f = &p->frames[depth - 1];
+        int entered;
+        switch (f->kind) {
+        case FRAME_ITEMS:
+            entered = step_items(p, f);
+            break;
+        case FRAME_DICT:
+            entered = step_dict(p, f);
+            break;
+        case FRAME_SET:
+            entered = step_set(p, f);
+            break;
+        case FRAME_WORDS:
+            entered = step_words(p, f);
+            break;
+        case FRAME_INSTANCE:
+            entered = _PyPacker_StepInstance(p, f);
+            break;
+        case FRAME_CALL:
+            entered = step_call(p, f);
+            break;
+        default:
+            Py_UNREACHABLE();
+        }
+        if (entered < 0) {
+            return -1;
+        }
+        if (!entered) {
+            p->depth--;
+        }
+    }
+    return 0;
+}

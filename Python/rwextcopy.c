@@ -1,0 +1,1423 @@
+/* Private copies of extension modules.  The contract is in pycore_rwextcopy.h.
+
+   Terms
+     source   a file with an extension module, or with a library that one needs
+              and that calls Python, too: known by device, inode, size and time
+     copy     a source's image in memory: what dlopen() made of a rewritten file.
+              Never unloaded once a module was made from it: threads, exit
+              functions and other libraries may know addresses in it.
+     group    copies that were linked with each other: an extension and the
+              libraries that had to be copied along.  Copies of one group belong
+              to one interpreter, or wait for one, together.
+
+   States of a copy
+
+        make_copy()          wake()          _PyRWExt_Release()
+     ─────────────> ASLEEP ─────────> LIVE ────────────────────> ASLEEP
+                    owned              owned                      free
+                      ▲                  │ unload()                │
+                      │                  ▼                         │
+                      │                 gone                       │
+                      └────────────────────────────────────────────┘
+                                      take_group()
+
+   wake() makes the image as it was before any of its code ran, then runs its
+   constructors.  So a new owner finds what a fresh dlopen() would give.  For that
+   the rewritten file hides its constructors from the loader: they must not run
+   before the image has been saved.
+
+   Invariants
+     EXT-1  at most one copy of a source belongs to an interpreter
+     EXT-2  code of a copy runs only while it is LIVE (its threads excepted, see
+            below)
+     EXT-3  what a copy's code registers for the process's exit is forgotten: it
+            would run after its interpreter's end, or twice
+     EXT-4  no name, soname or inode of a copy is one under which the loader
+            could find it when somebody asks for the source
+
+   What is not guaranteed
+     - Memory that the module's C code allocated and kept in its statics is lost
+       when the interpreter ends; its objects, as far as its statics alone hold
+       them, go to the heap of the next interpreter.
+     - A thread of C code that runs on after its interpreter's end may find its
+       statics made new.  (A thread that comes back to Python does not get there:
+       its interpreter is gone.)
+     - Thread-local variables are not made new in threads that live on.
+
+   Locks: `mutex` guards everything here but the atomics.  It is held while a
+   file is copied and loaded and while constructors run; nothing but the loader's
+   own locks is taken then, and no Python runs.  Waiting for it detaches.  Readers
+   of `copies` without it see a list that only grows at its head. */
+
+#include "Python.h"
+#include "pycore_import.h"        // _PyImport_RunModInitFunc()
+#include "pycore_initconfig.h"    // _PyStatus_OK()
+#include "pycore_interp.h"        // PyInterpreterState
+#include "pycore_lock.h"          // PyMutex
+#include "pycore_moduleobject.h"  // _PyModule_GetDef()
+#include "pycore_pystate.h"       // _PyInterpreterState_GET()
+#include "pycore_rwextcopy.h"
+#include "pycore_rwextimage.h"
+
+#ifdef _PyRWExt_SUPPORTED
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <link.h>                 // struct link_map
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* What the loader calls constructors with. */
+typedef void (*constructor)(int, char **, char **);
+
+typedef struct index_entry {
+    struct index_entry *next;
+    uint64_t offset;            // of the definition in the image
+    Py_ssize_t index;
+} index_entry;
+
+typedef struct name_entry {
+    struct name_entry *next;
+    char name[];
+} name_entry;
+
+typedef struct source {
+    struct source *next;
+    char *path;
+    struct stat id;
+    int uses_python;
+    name_entry *declared;       // names of modules that need no copy
+    index_entry *indexes;       // of module definitions
+} source;
+
+typedef struct group {
+    int64_t owner;              // an interpreter's id; -1: free
+} group;
+
+/* A piece of writable memory, and what was in it; NULL: zeros. */
+typedef struct {
+    char *start;
+    size_t size;
+    char *saved;
+} piece;
+
+typedef struct copy {
+    struct copy *next;          // read-only once it is listed
+    source *source;
+    group *group;
+    _Atomic int64_t owner;      // the group's, for readers without the lock
+    _Atomic uintptr_t start, end;
+    void *handle;               // of dlopen()
+    char *name;                 // by which the loader knows it
+    int live;                   // see the states
+    int used;                   // has ever been live
+    uint64_t woken;             // order in which copies became live
+    Py_ssize_t modules;         // how many were made from it
+    Py_ssize_t holds;           // _PyRWExt_Hold()
+    size_t bytes;               // memory of its own
+    _PyRWExtLayout layout;
+    piece pieces[24];
+    size_t npieces;
+    struct copy **needs;        // copies that it is linked with
+    size_t nneeds;
+    pthread_key_t *keys;        // thread-specific data that its code asked for
+    size_t nkeys;
+} copy;
+
+static PyMutex mutex;
+static copy *_Atomic copies;
+static source *sources;
+static uint64_t serial;         // counts copies made, and copies woken
+
+
+/* --- Settings ------------------------------------------------------------ */
+
+enum mode {MODE_AUTO, MODE_OFF, MODE_ALL};
+
+static const char *const mode_names[] = {"auto", "off", "all"};
+
+/* Set once, when the runtime starts. */
+static struct {
+    enum mode mode;
+    char text[1024];
+} settings;
+
+static enum mode
+mode_for(const char *module)
+{
+    enum mode mode = settings.mode;
+    const size_t len = strlen(module);
+    for (const char *p = settings.text; *p != '\0'; p += *p == ',') {
+        size_t n = strcspn(p, ",");
+        if (n == len + 1 && memcmp(p + 1, module, len) == 0) {
+            mode = *p == '+' ? MODE_ALL : MODE_OFF;
+        }
+        p += n;
+    }
+    return mode;
+}
+
+/* Checks and takes over a setting; 0 if it is no good. */
+static int
+set_mode(const char *text)
+{
+    enum mode mode = MODE_AUTO;
+    for (const char *p = text; *p != '\0'; p += *p == ',') {
+        size_t n = strcspn(p, ",");
+        int named = 0;
+        for (size_t i = 0; i < Py_ARRAY_LENGTH(mode_names); i++) {
+            if (n == strlen(mode_names[i]) && memcmp(p, mode_names[i], n) == 0) {
+                mode = (enum mode)i;
+                named = 1;
+            }
+        }
+        if (!named && (n < 2 || (*p != '+' && *p != '-'))) {
+            return 0;
+        }
+        p += n;
+    }
+    settings.mode = mode;
+    int n = PyOS_snprintf(settings.text, sizeof(settings.text), "%s", text);
+    return n < (int)sizeof(settings.text);
+}
+
+PyStatus
+_PyRWExt_ReadConfig(const PyConfig *config)
+{
+    static const char bad[] =
+        "bad value for -X extcopy or PYTHON_EXTCOPY: use \"auto\", \"off\" or "
+        "\"all\", then \",+module\" or \",-module\" for exceptions";
+    const char *env = _Py_GetEnv(config->use_environment, "PYTHON_EXTCOPY");
+    const wchar_t *option = _Py_get_xoption(&config->xoptions, L"extcopy");
+    const wchar_t *value = option ? wcschr(option, L'=') : NULL;
+    char text[sizeof(settings.text)] = "";
+    if (value != NULL) {
+        size_t n = wcstombs(text, value + 1, sizeof(text));
+        if (n == (size_t)-1 || n == sizeof(text)) {
+            return PyStatus_Error(bad);
+        }
+        env = text;
+    }
+    else if (option != NULL) {
+        return PyStatus_Error(bad);
+    }
+    return set_mode(env ? env : "") ? PyStatus_Ok() : PyStatus_Error(bad);
+}
+
+PyObject *
+_PyRWExt_GetMode(void)
+{
+    return PyUnicode_FromString(settings.text[0] ? settings.text
+                                                 : mode_names[settings.mode]);
+}
+
+/* A bit of interp->feature_flags that the base has no name for. */
+#define GETS_COPIES (1UL << 30)
+
+void
+_PyRWExt_Enable(PyInterpreterState *interp)
+{
+    interp->feature_flags |= GETS_COPIES;
+}
+
+/* Whether the interpreter is one of those that get copies.  Code written for the
+   base may count on the base's check, in interpreters that it makes: they are left
+   alone unless this is a program that embeds Python.  If somebody has overridden
+   the check, they get what they asked for. */
+static int
+applies(PyInterpreterState *interp)
+{
+    if (_Py_IsMainInterpreter(interp) || !interp->ceval.own_gil
+        || interp->imports.override_multi_interp_extensions_check != 0
+        || !_PyInterpreterState_HasFeature(interp,
+                                           Py_RTFLAGS_MULTI_INTERP_EXTENSIONS))
+    {
+        return 0;
+    }
+    return (interp->feature_flags & GETS_COPIES)
+        || !_PyInterpreterState_GetConfig(_PyInterpreterState_Main())->parse_argv;
+}
+
+
+/* --- What a copy's code asks of the process ------------------------------ */
+
+static copy *
+find_by_address(const void *address)
+{
+    uintptr_t pc = (uintptr_t)address;
+    for (copy *c = copies; c != NULL; c = c->next) {
+        if (pc >= c->start && pc < c->end) {
+            return c;
+        }
+    }
+    return NULL;
+}
+
+int64_t
+_PyRWExt_InterpreterOfAddress(const void *pc)
+{
+    copy *c = find_by_address(pc);
+    return c == NULL ? -1 : c->owner;
+}
+
+int
+_PyRWExt_Hold(const void *address)
+{
+    copy *c = find_by_address(address);
+    if (c == NULL) {
+        return -1;
+    }
+    PyMutex_Lock(&mutex);
+    c->holds++;
+    PyMutex_Unlock(&mutex);
+    return 0;
+}
+
+void
+_PyRWExt_Unhold(const void *address)
+{
+    copy *c = find_by_address(address);
+    PyMutex_Lock(&mutex);
+    c->holds--;
+    PyMutex_Unlock(&mutex);
+}
+
+/* In place of __cxa_atexit(): EXT-3. */
+static int
+forget_exit_function(void (*function)(void *), void *arg, void *dso)
+{
+    (void)function, (void)arg, (void)dso;
+    return 0;
+}
+
+/* Constructors run with the mutex held, and no other thread runs this code then. */
+static int
+lock_unless_waking(const copy *c)
+{
+    int lock = c->live;
+    if (lock) {
+        PyMutex_Lock(&mutex);
+    }
+    return lock;
+}
+
+static void
+unlock_if(int locked)
+{
+    if (locked) {
+        PyMutex_Unlock(&mutex);
+    }
+}
+
+/* There are few of these in a process, and a copy that is used again asks
+   again: so they are given back. */
+static void
+note_key(const void *caller, pthread_key_t key)
+{
+    copy *c = find_by_address(caller);
+    if (c == NULL) {
+        return;
+    }
+    int locked = lock_unless_waking(c);
+    pthread_key_t *keys = PyMem_RawRealloc(c->keys,
+                                           (c->nkeys + 1) * sizeof(*keys));
+    if (keys != NULL) {
+        c->keys = keys;
+        c->keys[c->nkeys++] = key;
+    }
+    unlock_if(locked);
+}
+
+static int
+create_key(pthread_key_t *key, void (*destructor)(void *))
+{
+    int res = pthread_key_create(key, destructor);
+    if (res == 0) {
+        note_key(__builtin_return_address(0), *key);
+    }
+    return res;
+}
+
+static int
+create_tss(Py_tss_t *key)
+{
+    int created = !PyThread_tss_is_created(key);
+    int res = PyThread_tss_create(key);
+    if (res == 0 && created) {
+        note_key(__builtin_return_address(0), key->_key);
+    }
+    return res;
+}
+
+static void
+forget_key(pthread_key_t key, const void *caller)
+{
+    copy *c = find_by_address(caller);
+    if (c == NULL) {
+        return;
+    }
+    int locked = lock_unless_waking(c);
+    for (size_t i = 0; i < c->nkeys; i++) {
+        if (c->keys[i] == key) {
+            c->keys[i] = c->keys[--c->nkeys];
+            break;
+        }
+    }
+    unlock_if(locked);
+}
+
+static int
+delete_key(pthread_key_t key)
+{
+    forget_key(key, __builtin_return_address(0));
+    return pthread_key_delete(key);
+}
+
+static void
+delete_tss(Py_tss_t *key)
+{
+    if (PyThread_tss_is_created(key)) {
+        forget_key(key->_key, __builtin_return_address(0));
+    }
+    PyThread_tss_delete(key);
+}
+
+static const struct {
+    const char *name;
+    void *function;
+} replaced[] = {
+    {"__cxa_atexit", (void *)forget_exit_function},
+    {"pthread_key_create", (void *)create_key},
+    {"pthread_key_delete", (void *)delete_key},
+    {"PyThread_tss_create", (void *)create_tss},
+    {"PyThread_tss_delete", (void *)delete_tss},
+};
+
+
+/* --- Binding ------------------------------------------------------------- */
+
+#ifdef __x86_64__
+#  define IS_ADDRESS_OF_SYMBOL(type) \
+    ((type) == R_X86_64_64 || (type) == R_X86_64_GLOB_DAT \
+     || (type) == R_X86_64_JUMP_SLOT)
+#else
+#  define IS_ADDRESS_OF_SYMBOL(type) \
+    ((type) == R_AARCH64_ABS64 || (type) == R_AARCH64_GLOB_DAT \
+     || (type) == R_AARCH64_JUMP_SLOT)
+#endif
+
+/* The address of the symbol's definition that this interpreter's copies shall
+   use: that of the copy that was first. */
+static uintptr_t
+find_shared_static(copy *user, const Elf64_Sym *sym, const char *name)
+{
+    copy *first = user;
+    uintptr_t address = user->start + sym->st_value;
+    for (copy *c = copies; c != NULL; c = c->next) {
+        if (c->live && c->group->owner == user->group->owner
+            && c->layout.shared_statics && c->woken < first->woken)
+        {
+            uintptr_t found = (uintptr_t)dlsym(c->handle, name);
+            if (found >= c->start && found < c->end) {
+                first = c;
+                address = found;
+            }
+        }
+    }
+    return address;
+}
+
+/* The address that a symbol shall have in this copy; 0: the one that it has. */
+static uintptr_t
+rebind(copy *c, const Elf64_Sym *sym, int statics)
+{
+    const char *name = (char *)c->start + c->layout.dynstr + sym->st_name;
+    if (statics) {
+        return sym->st_shndx != SHN_UNDEF && (sym->st_other & _PyRWExt_WAS_UNIQUE)
+               ? find_shared_static(c, sym, name) : 0;
+    }
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(replaced); i++) {
+        if (sym->st_shndx == SHN_UNDEF && strcmp(name, replaced[i].name) == 0) {
+            return (uintptr_t)replaced[i].function;
+        }
+    }
+    return 0;
+}
+
+static void
+bind_table(copy *c, uint64_t offset, size_t n, int statics)
+{
+    const Elf64_Rela *rela = (Elf64_Rela *)(c->start + offset);
+    const Elf64_Sym *symbols = (Elf64_Sym *)(c->start + c->layout.dynsym);
+    for (size_t i = 0; i < n; i++) {
+        uint64_t which = ELF64_R_SYM(rela[i].r_info);
+        if (which == 0 || !IS_ADDRESS_OF_SYMBOL(ELF64_R_TYPE(rela[i].r_info))) {
+            continue;
+        }
+        uintptr_t address = rebind(c, &symbols[which], statics);
+        if (address != 0) {
+            uintptr_t addend = (uintptr_t)rela[i].r_addend;
+            *(uintptr_t *)(c->start + rela[i].r_offset) = address + addend;
+        }
+    }
+}
+
+/* What the loader makes read-only after it has bound the symbols. */
+static void
+relro_span(const copy *c, uintptr_t *start, uintptr_t *end)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    *start = (c->start + c->layout.relro) & ~(page - 1);
+    *end = (c->start + c->layout.relro + c->layout.relro_size) & ~(page - 1);
+}
+
+/* Binds symbols anew: either those that are replaced, or statics that C++ wants
+   once.  Fails if the system does not let us write where the loader did. */
+static const char *
+bind_symbols(copy *c, int statics)
+{
+    uintptr_t start, end;
+    relro_span(c, &start, &end);
+    if (end > start
+        && mprotect((void *)start, end - start, PROT_READ | PROT_WRITE) != 0)
+    {
+        return "can't write to its relocated part";
+    }
+    bind_table(c, c->layout.rela, c->layout.nrela, statics);
+    bind_table(c, c->layout.jmprel, c->layout.njmprel, statics);
+    if (end > start) {
+        (void)mprotect((void *)start, end - start, PROT_READ);
+    }
+    return NULL;
+}
+
+
+/* --- Saving and restoring ------------------------------------------------ */
+
+static const char *
+add_piece(copy *c, uintptr_t start, uintptr_t end, int zero)
+{
+    if (start >= end) {
+        return NULL;
+    }
+    if (c->npieces == Py_ARRAY_LENGTH(c->pieces)) {
+        return "too many segments";
+    }
+    piece *p = &c->pieces[c->npieces];
+    *p = (piece){.start = (char *)start, .size = end - start};
+    if (!zero) {
+        p->saved = PyMem_RawMalloc(p->size);
+        if (p->saved == NULL) {
+            return "out of memory";
+        }
+        memcpy(p->saved, p->start, p->size);
+        c->bytes += p->size;
+    }
+    c->bytes += p->size;
+    c->npieces++;
+    return NULL;
+}
+
+/* Saves what is writable and not read-only since it was relocated. */
+static const char *
+save(copy *c)
+{
+    uintptr_t relro, relro_end;
+    relro_span(c, &relro, &relro_end);
+    for (size_t i = 0; i < c->layout.nloads; i++) {
+        const Elf64_Phdr *load = &c->layout.loads[i];
+        if (!(load->p_flags & PF_W)) {
+            continue;
+        }
+        uintptr_t start = c->start + load->p_vaddr;
+        uintptr_t file_end = start + load->p_filesz;
+        uintptr_t end = start + load->p_memsz;
+        const char *reason = NULL;
+        if (relro < file_end && relro_end > start) {
+            c->bytes += relro_end - relro;
+            reason = add_piece(c, start, Py_MIN(relro, file_end), 0);
+            start = Py_MIN(relro_end, file_end);
+        }
+        if (reason == NULL) {
+            reason = add_piece(c, start, file_end, 0);
+        }
+        if (reason == NULL) {
+            reason = add_piece(c, Py_MAX(file_end, relro_end), end, 1);
+        }
+        if (reason != NULL) {
+            return reason;
+        }
+    }
+    return NULL;
+}
+
+/* Fills with zeros, giving whole pages back to the system. */
+static void
+clear_memory(char *start, size_t size)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = ((uintptr_t)start + page - 1) & ~(page - 1);
+    uintptr_t end = ((uintptr_t)start + size) & ~(page - 1);
+    if (begin < end
+        && mmap((void *)begin, end - begin, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED)
+    {
+        memset(start, 0, begin - (uintptr_t)start);
+        memset((char *)end, 0, (uintptr_t)start + size - end);
+    }
+    else {
+        memset(start, 0, size);
+    }
+}
+
+static void
+restore(copy *c)
+{
+    for (size_t i = 0; i < c->npieces; i++) {
+        piece *p = &c->pieces[i];
+        if (p->saved != NULL) {
+            memcpy(p->start, p->saved, p->size);
+        }
+        else {
+            clear_memory(p->start, p->size);
+        }
+    }
+    for (size_t i = 0; i < c->nkeys; i++) {
+        (void)pthread_key_delete(c->keys[i]);
+    }
+    c->nkeys = 0;
+}
+
+/* What the program was called with: some constructors want to know. */
+static int program_argc;
+static char **program_argv;
+static char **program_env;
+
+static void __attribute__((constructor))
+note_arguments(int argc, char **argv, char **env)
+{
+    program_argc = argc;
+    program_argv = argv;
+    program_env = env;
+}
+
+static void
+run_constructors(copy *c)
+{
+    const _PyRWExtLayout *layout = &c->layout;
+    if (layout->init != 0) {
+        ((constructor)(c->start + layout->init))(program_argc, program_argv,
+                                                 program_env);
+    }
+    // Relocated in the image, unlike the layout.
+    uintptr_t *array = (uintptr_t *)(c->start + layout->init_array);
+    for (size_t i = 0; i < layout->ninit; i++) {
+        if (array[i] != 0 && array[i] != (uintptr_t)-1) {
+            ((constructor)array[i])(program_argc, program_argv, program_env);
+        }
+    }
+}
+
+static const char *
+wake(copy *c)
+{
+    if (c->live) {
+        return NULL;
+    }
+    for (size_t i = 0; i < c->nneeds; i++) {
+        const char *reason = wake(c->needs[i]);
+        if (reason != NULL) {
+            return reason;
+        }
+    }
+    if (c->used) {
+        restore(c);
+    }
+    c->woken = ++serial;
+    const char *reason = c->layout.shared_statics ? bind_symbols(c, 1) : NULL;
+    if (reason == NULL) {
+        c->used = 1;
+        run_constructors(c);
+        c->live = 1;
+    }
+    return reason;
+}
+
+
+/* --- Loading ------------------------------------------------------------- */
+
+/* The folder of a file: what $ORIGIN means in it.  A new string, or NULL. */
+static char *
+folder_of(const char *path)
+{
+    char *whole = path[0] == '/' ? NULL : realpath(path, NULL);
+    char *dir = _PyMem_RawStrdup(whole ? whole : path);
+    free(whole);
+    char *slash = dir ? strrchr(dir, '/') : NULL;
+    if (slash != NULL) {
+        *slash = '\0';
+    }
+    return dir;
+}
+
+/* An anonymous file. */
+static int
+open_nameless(const char *title)
+{
+    int fd = memfd_create(title, MFD_CLOEXEC);
+    if (fd < 0) {
+        const char *dir = getenv("TMPDIR");
+        fd = open(dir ? dir : "/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0700);
+    }
+    return fd;
+}
+
+/* A name for the open file that the loader has not heard before: it would take
+   two files for one.  The slashes count in binary. */
+static void
+name_open_file(char *name, size_t size, int fd)
+{
+    size_t n = (size_t)PyOS_snprintf(name, size, "/proc/self/fd");
+    for (uint64_t bits = ++serial; bits != 0; bits >>= 1) {
+        n += (size_t)PyOS_snprintf(name + n, size - n, bits & 1 ? "/." : "/");
+    }
+    PyOS_snprintf(name + n, size - n, "/%d", fd);
+}
+
+/* Maps what is the same as in the source from the source, so that all copies
+   share its memory, and gives back the room in the nameless file. */
+static void
+share_text(copy *c, int source_fd, int fd)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), least = 8 * page;
+    for (size_t i = 0; i < c->layout.nloads; i++) {
+        const Elf64_Phdr *load = &c->layout.loads[i];
+        if ((load->p_flags & PF_W) || load->p_offset % page != 0
+            || load->p_vaddr % page != 0 || load->p_filesz < least)
+        {
+            continue;
+        }
+        size_t size = load->p_filesz & ~(page - 1);
+        int prot = PROT_READ | (load->p_flags & PF_X ? PROT_EXEC : 0);
+        char *mine = (char *)c->start + load->p_vaddr;
+        char *theirs = mmap(NULL, size, PROT_READ, MAP_PRIVATE, source_fd,
+                            (off_t)load->p_offset);
+        if (theirs == MAP_FAILED) {
+            continue;
+        }
+        for (size_t at = 0; at < size;) {
+            size_t end = at;
+            while (end < size && memcmp(mine + end, theirs + end, page) == 0) {
+                end += page;
+            }
+            if (end - at >= least
+                && mmap(mine + at, end - at, prot, MAP_PRIVATE | MAP_FIXED,
+                        source_fd, (off_t)(load->p_offset + at)) != MAP_FAILED)
+            {
+                (void)fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                (off_t)(load->p_offset + at), (off_t)(end - at));
+                c->bytes -= end - at;
+            }
+            at = end + page;
+        }
+        munmap(theirs, size);
+    }
+}
+
+/* Debuggers, profilers and dladdr() shall see the source's name; but not quite,
+   or the loader would think that the source is loaded. */
+static void
+show_as(copy *c, const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    size_t size = strlen(path) + 5;
+    char *shown = PyMem_RawMalloc(size);
+    if (shown != NULL && slash != NULL) {
+        PyOS_snprintf(shown, size, "%.*s/./%s", (int)(slash - path), path,
+                      slash + 1);
+        ((struct link_map *)c->handle)->l_name = shown;
+    }
+}
+
+static const char *acquire(int64_t owner, const char *path, int fd, copy **res);
+
+/* Finds out which of the needed libraries have to be copied, too, and makes the
+   copies.  names gets what to call them. */
+static const char *
+copy_needed(copy *c, _PyRWExtImage *image, char **names, int64_t owner)
+{
+    const char *needed, *reason = NULL;
+    for (size_t i = 0; reason == NULL
+         && (needed = _PyRWExtImage_Needed(image, i)) != NULL; i++)
+    {
+        char *path = _PyRWExtImage_Find(image, needed);
+        int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+        if (fd >= 0) {
+            copy *other = NULL;
+            reason = acquire(owner, path, fd, &other);
+            if (reason == NULL && other != NULL) {
+                names[i] = other->name;
+                c->needs[c->nneeds++] = other;
+            }
+            close(fd);
+        }
+        PyMem_RawFree(path);
+    }
+    return reason;
+}
+
+/* Puts the copies that c is linked with, and theirs, into one group. */
+static void
+join(copy *c, int64_t owner)
+{
+    for (size_t i = 0; i < c->nneeds; i++) {
+        group *gone = c->needs[i]->group;
+        for (copy *p = copies; p != NULL; p = p->next) {
+            if (p->group == gone) {
+                p->group = c->group;
+            }
+        }
+        if (gone != c->group) {
+            PyMem_RawFree(gone);
+        }
+    }
+    c->group->owner = owner;
+    c->owner = owner;
+}
+
+static char last_error[400];    // guarded by mutex
+
+/* Loads the rewritten file. */
+static const char *
+load(copy *c, int source_fd, int fd, const char *path)
+{
+    char name[256];
+    name_open_file(name, sizeof(name), fd);
+    c->name = _PyMem_RawStrdup(name);
+    c->handle = c->name ? dlopen(name, RTLD_NOW | RTLD_LOCAL) : NULL;
+    if (c->handle == NULL) {
+        const char *text = dlerror();
+        const char *colon = text ? strstr(text, ": ") : NULL;
+        PyOS_snprintf(last_error, sizeof(last_error), "%s",
+                      colon ? colon + 2 : "out of memory");
+        return last_error;
+    }
+    c->start = (uintptr_t)((struct link_map *)c->handle)->l_addr;
+    c->end = c->start + c->layout.end;
+    for (size_t i = 0; i < c->layout.nloads; i++) {
+        if (!(c->layout.loads[i].p_flags & PF_W)) {
+            c->bytes += c->layout.loads[i].p_filesz;
+        }
+    }
+    show_as(c, path);
+    share_text(c, source_fd, fd);
+    const char *reason = bind_symbols(c, 0);
+    return reason ? reason : save(c);
+}
+
+/* For a copy of which nothing is in use.  The structure stays: a reader without
+   the lock may have come to it. */
+static void
+unload(copy *c)
+{
+    c->owner = -1;
+    c->start = c->end = 0;
+    c->source = NULL;
+    if (c->handle != NULL) {
+        (void)dlclose(c->handle);
+        c->handle = NULL;
+    }
+    for (size_t i = 0; i < c->npieces; i++) {
+        PyMem_RawFree(c->pieces[i].saved);
+    }
+    c->npieces = 0;
+}
+
+static void
+discard(copy *c)
+{
+    unload(c);
+    PyMem_RawFree(c->name);
+    PyMem_RawFree(c->needs);
+    PyMem_RawFree(c->group);
+    PyMem_RawFree(c);
+}
+
+static const char *
+make_copy(source *src, _PyRWExtImage *image, int source_fd, int64_t owner,
+          copy **res)
+{
+    size_t nneeded = 0;
+    while (_PyRWExtImage_Needed(image, nneeded) != NULL) {
+        nneeded++;
+    }
+    const char *title = strrchr(src->path, '/');
+    int fd = -1;
+    const char *reason = "out of memory";
+    copy *c = PyMem_RawCalloc(1, sizeof(copy));
+    char **names = PyMem_RawCalloc(nneeded + 1, sizeof(*names));
+    if (c == NULL || names == NULL) {
+        goto exit;
+    }
+    c->source = src;
+    c->group = PyMem_RawCalloc(1, sizeof(group));
+    c->needs = PyMem_RawCalloc(nneeded + 1, sizeof(copy *));
+    if (c->group == NULL || c->needs == NULL) {
+        goto exit;
+    }
+    reason = copy_needed(c, image, names, owner);
+    if (reason == NULL) {
+        fd = open_nameless(title ? title + 1 : src->path);
+        reason = fd < 0 ? "can't make a nameless file" : NULL;
+    }
+    if (reason == NULL) {
+        reason = _PyRWExtImage_Write(image, fd, names);
+    }
+    if (reason == NULL) {
+        c->layout = image->layout;
+        reason = load(c, source_fd, fd, src->path);
+    }
+    if (reason == NULL) {
+        join(c, owner);
+        c->next = copies;
+        copies = c;
+        *res = c;
+    }
+
+exit:
+    if (fd >= 0) {
+        close(fd);
+    }
+    PyMem_RawFree(names);
+    if (reason != NULL && c != NULL) {
+        discard(c);
+    }
+    return reason;
+}
+
+
+/* --- Who has which copy -------------------------------------------------- */
+
+static int
+is_same_file(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino
+        && a->st_size == b->st_size
+        && a->st_mtim.tv_sec == b->st_mtim.tv_sec
+        && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
+}
+
+static copy *
+find_copy(const source *src, int64_t owner)
+{
+    for (copy *c = copies; c != NULL; c = c->next) {
+        if (c->source == src && c->group->owner == owner) {
+            return c;
+        }
+    }
+    return NULL;
+}
+
+/* Whether a free group may go to the owner: nothing holds a copy of it, and the
+   owner has none of its sources already (EXT-1). */
+static int
+may_take(const group *g, int64_t owner)
+{
+    for (copy *c = copies; c != NULL; c = c->next) {
+        if (c->group == g && (c->holds != 0 || find_copy(c->source, owner))) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* A free copy of the source goes to the owner, with its group. */
+static copy *
+take_group(const source *src, int64_t owner)
+{
+    for (copy *c = copies; c != NULL; c = c->next) {
+        if (c->source == src && c->group->owner == -1
+            && may_take(c->group, owner))
+        {
+            c->group->owner = owner;
+            for (copy *p = copies; p != NULL; p = p->next) {
+                if (p->group == c->group) {
+                    p->owner = owner;
+                }
+            }
+            return c;
+        }
+    }
+    return NULL;
+}
+
+static source *
+find_source(const struct stat *id)
+{
+    for (source *src = sources; src != NULL; src = src->next) {
+        if (is_same_file(&src->id, id)) {
+            return src;
+        }
+    }
+    return NULL;
+}
+
+static source *
+add_source(const char *path, const struct stat *id, int uses_python)
+{
+    source *src = PyMem_RawCalloc(1, sizeof(source));
+    char *name = _PyMem_RawStrdup(path);
+    if (src == NULL || name == NULL) {
+        PyMem_RawFree(src);
+        PyMem_RawFree(name);
+        return NULL;
+    }
+    src->path = name;
+    src->id = *id;
+    src->uses_python = uses_python;
+    src->next = sources;
+    sources = src;
+    return src;
+}
+
+/* The owner's copy of the file: one that it has, one that is free, or a new one.
+   NULL in *res, and success, if the file does not call Python. */
+static const char *
+acquire(int64_t owner, const char *path, int fd, copy **res)
+{
+    struct stat id;
+    if (fstat(fd, &id) != 0) {
+        return "can't examine the file";
+    }
+    source *src = find_source(&id);
+    if (src != NULL) {
+        *res = find_copy(src, owner);
+        if (*res == NULL && src->uses_python) {
+            *res = take_group(src, owner);
+        }
+        if (*res != NULL || !src->uses_python) {
+            return NULL;
+        }
+    }
+    char *dir = folder_of(path);
+    _PyRWExtImage image;
+    const char *reason = dir == NULL ? "out of memory"
+        : _PyRWExtImage_Open(&image, fd, (size_t)id.st_size, dir);
+    if (reason == NULL) {
+        if (src == NULL) {
+            src = add_source(path, &id, _PyRWExtImage_UsesPython(&image));
+        }
+        if (src == NULL) {
+            reason = "out of memory";
+        }
+        else if (src->uses_python) {
+            reason = make_copy(src, &image, fd, owner, res);
+        }
+        _PyRWExtImage_Close(&image);
+    }
+    PyMem_RawFree(dir);
+    return reason;
+}
+
+void
+_PyRWExt_Release(PyInterpreterState *interp)
+{
+    PyMutex_Lock(&mutex);
+    for (copy *c = copies; c != NULL; c = c->next) {
+        if (c->owner == interp->id) {
+            c->modules = 0;
+            c->group->owner = -1;
+            c->owner = -1;
+            c->live = 0;
+        }
+    }
+    PyMutex_Unlock(&mutex);
+}
+
+void
+_PyRWExt_AfterForkChild(void)
+{
+    // What the other interpreters had stays with them: see the contract.
+    _PyMutex_at_fork_reinit(&mutex);
+}
+
+Py_ssize_t
+_PyRWExt_ModuleIndex(const PyModuleDef *def)
+{
+    copy *c = find_by_address(def);
+    if (c == NULL) {
+        return _PyImport_GetNextModuleIndex();
+    }
+    PyMutex_Lock(&mutex);
+    uint64_t offset = (uintptr_t)def - c->start;
+    index_entry *entry = c->source->indexes;
+    while (entry != NULL && entry->offset != offset) {
+        entry = entry->next;
+    }
+    if (entry == NULL) {
+        entry = PyMem_RawMalloc(sizeof(*entry));
+        if (entry != NULL) {
+            *entry = (index_entry){c->source->indexes, offset,
+                                   _PyImport_GetNextModuleIndex()};
+            c->source->indexes = entry;
+        }
+    }
+    PyMutex_Unlock(&mutex);
+    return entry ? entry->index : _PyImport_GetNextModuleIndex();
+}
+
+static PyObject *
+describe(const copy *c, const char *path, PyTypeObject *type)
+{
+    const char *slash = strrchr(path, '/');
+    const char *name = slash ? slash + 1 : path;
+    int64_t owner = c->owner;
+    PyObject *fields[] = {
+        PyUnicode_DecodeFSDefaultAndSize(name, (Py_ssize_t)strcspn(name, ".")),
+        PyUnicode_DecodeFSDefault(path),
+        owner < 0 ? Py_NewRef(Py_None) : PyLong_FromLongLong(owner),
+        PyLong_FromSize_t(c->bytes),
+    };
+    PyObject *item = PyStructSequence_New(type);
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(fields); i++) {
+        if (fields[i] == NULL) {
+            Py_CLEAR(item);
+        }
+        if (item == NULL) {
+            Py_XDECREF(fields[i]);
+        }
+        else {
+            PyStructSequence_SetItem(item, (Py_ssize_t)i, fields[i]);
+        }
+    }
+    return item;
+}
+
+PyObject *
+_PyRWExt_List(PyTypeObject *type)
+{
+    PyObject *list = PyList_New(0);
+    for (copy *c = copies; list != NULL && c != NULL; c = c->next) {
+        source *src = c->source;
+        if (src == NULL) {
+            continue;           // was unloaded
+        }
+        PyObject *item = describe(c, src->path, type);
+        if (item == NULL || PyList_Append(list, item) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(item);
+    }
+    return list;
+}
+
+
+/* --- Importing ----------------------------------------------------------- */
+
+static _Py_thread_local int admitted;
+
+int
+_PyRWExt_TakeAdmission(void)
+{
+    int res = admitted;
+    admitted = 0;
+    return res;
+}
+
+static int
+is_declared(const char *path, const char *name)
+{
+    struct stat id;
+    int found = 0;
+    if (stat(path, &id) == 0) {
+        PyMutex_Lock(&mutex);
+        source *src = find_source(&id);
+        name_entry *entry = src ? src->declared : NULL;
+        while (entry != NULL && strcmp(entry->name, name) != 0) {
+            entry = entry->next;
+        }
+        found = entry != NULL;
+        PyMutex_Unlock(&mutex);
+    }
+    return found;
+}
+
+/* The module needs no copy.  If this one served to find that out only, it goes;
+   an init function that returns a definition has not left traces elsewhere. */
+static void
+note_declared(copy *c, const char *name)
+{
+    size_t size = strlen(name) + 1;
+    name_entry *entry = PyMem_RawMalloc(sizeof(*entry) + size);
+    PyMutex_Lock(&mutex);
+    if (entry != NULL) {        // else it asks again next time
+        memcpy(entry->name, name, size);
+        entry->next = c->source->declared;
+        c->source->declared = entry;
+    }
+    if (c->modules == 0 && c->nneeds == 0) {
+        unload(c);
+    }
+    PyMutex_Unlock(&mutex);
+}
+
+static int
+declares_support(const PyModuleDef *def)
+{
+    PyModuleDef_Slot *slot = def->m_slots;
+    for (; slot != NULL && slot->slot != 0; slot++) {
+        if (slot->slot == Py_mod_multiple_interpreters) {
+            return slot->value == Py_MOD_PER_INTERPRETER_GIL_SUPPORTED;
+        }
+    }
+    return 0;
+}
+
+/* Modules with m_size == -1 can't be made twice.  The base keeps a copy of their
+   dict for the whole process; here it is kept for the interpreter.  The dict of
+   those dicts; a borrowed reference, NULL without an exception if there's none. */
+static PyObject *
+kept_dicts(PyInterpreterState *interp, int create)
+{
+    static const char key[] = "_rwextcopy";
+    PyObject *all = PyInterpreterState_GetDict(interp);
+    PyObject *kept = NULL;
+    if (all == NULL || PyDict_GetItemStringRef(all, key, &kept) < 0) {
+        PyErr_Clear();
+        return NULL;
+    }
+    if (kept == NULL && create) {
+        kept = PyDict_New();
+        if (kept == NULL || PyDict_SetItemString(all, key, kept) < 0) {
+            PyErr_Clear();
+            Py_XDECREF(kept);
+            return NULL;
+        }
+    }
+    Py_XDECREF(kept);           // `all` has it
+    return kept;
+}
+
+static PyObject *
+module_again(PyInterpreterState *interp, struct _Py_ext_module_loader_info *info)
+{
+    PyObject *kept = kept_dicts(interp, 0), *key = NULL, *dict = NULL;
+    PyObject *mod = NULL;
+    if (kept != NULL) {
+        key = PyTuple_Pack(2, info->name, info->filename);
+        if (key != NULL && PyDict_GetItemRef(kept, key, &dict) > 0) {
+            mod = Py_XNewRef(PyImport_AddModuleObject(info->name));
+            if (mod != NULL && PyDict_Update(PyModule_GetDict(mod), dict) < 0) {
+                Py_CLEAR(mod);
+            }
+        }
+        Py_XDECREF(key);
+        Py_XDECREF(dict);
+    }
+    return mod;
+}
+
+static int
+keep_dict(PyInterpreterState *interp, struct _Py_ext_module_loader_info *info,
+          PyObject *mod)
+{
+    PyObject *kept = kept_dicts(interp, 1);
+    PyObject *key = PyTuple_Pack(2, info->name, info->filename);
+    PyObject *dict = PyDict_Copy(PyModule_GetDict(mod));
+    int res = -1;
+    if (kept != NULL && key != NULL && dict != NULL) {
+        res = PyDict_SetItem(kept, key, dict);
+    }
+    Py_XDECREF(key);
+    Py_XDECREF(dict);
+    return res;
+}
+
+/* What the base does for a single-phase module, less the process-wide cache. */
+static int
+finish_single_phase(PyInterpreterState *interp, PyModuleDef *def,
+                    struct _Py_ext_module_loader_info *info, PyObject *mod)
+{
+    if (PyModule_AddObjectRef(mod, "__file__", info->filename) < 0) {
+        PyErr_Clear();
+    }
+    if (def->m_size == -1 && keep_dict(interp, info, mod) < 0) {
+        return -1;
+    }
+    if (PyState_FindModule(def) != mod && PyState_AddModule(mod, def) < 0) {
+        return -1;
+    }
+    return PyObject_SetItem(interp->imports.modules, info->name, mod);
+}
+
+static PyObject *
+refuse(struct _Py_ext_module_loader_info *info, const char *reason)
+{
+    PyObject *msg = PyUnicode_FromFormat(
+        "module %U needs a private copy in a subinterpreter, "
+        "and it can't be made: %s", info->name, reason);
+    if (msg != NULL) {
+        PyErr_SetImportError(msg, info->name, info->filename);
+        Py_DECREF(msg);
+    }
+    return NULL;
+}
+
+/* Runs the init function.  NULL without an exception: declares support. */
+static PyObject *
+run(PyInterpreterState *interp, copy *c, PyModInitFunction init, enum mode mode,
+    struct _Py_ext_module_loader_info *info, PyObject *spec)
+{
+    const char *name = PyBytes_AS_STRING(info->name_encoded);
+    struct _Py_ext_module_loader_result res;
+    if (_PyImport_RunModInitFunc(init, info, &res) < 0) {
+        _Py_ext_module_loader_result_apply_error(&res, name);
+        return NULL;
+    }
+    PyObject *mod = res.module;
+    PyModuleDef *def = res.def;
+    int single_phase = res.kind == _Py_ext_module_kind_SINGLEPHASE;
+    _Py_ext_module_loader_result_clear(&res);
+    if (single_phase) {
+        c->modules++;
+        if (finish_single_phase(interp, def, info, mod) < 0) {
+            Py_CLEAR(mod);
+        }
+        return mod;
+    }
+    if (mode != MODE_ALL && declares_support(def)) {
+        note_declared(c, name);
+        return NULL;
+    }
+    c->modules++;
+    admitted = 1;
+    mod = PyModule_FromDefAndSpec(def, spec);
+    admitted = 0;
+    return mod;
+}
+
+PyObject *
+_PyRWExt_Load(struct _Py_ext_module_loader_info *info, PyObject *spec)
+{
+    PyInterpreterState *interp = _PyInterpreterState_GET();
+    const char *full_name = PyUnicode_AsUTF8(info->name);
+    if (!applies(interp) || full_name == NULL) {
+        return NULL;
+    }
+    enum mode mode = mode_for(full_name);
+    const char *path = PyBytes_AS_STRING(info->filename_encoded);
+    const char *name = PyBytes_AS_STRING(info->name_encoded);
+    if (mode == MODE_OFF || (mode != MODE_ALL && is_declared(path, name))) {
+        return NULL;
+    }
+    PyObject *mod = module_again(interp, info);
+    if (mod != NULL || PyErr_Occurred()) {
+        return mod;
+    }
+    if (PySys_Audit("import", "OOOOO", info->name, info->filename,
+                    Py_None, Py_None, Py_None) < 0)
+    {
+        return NULL;
+    }
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return NULL;            // the base says why
+    }
+    copy *c = NULL;
+    char reason[sizeof(last_error)] = "";
+    PyMutex_Lock(&mutex);
+    const char *failed = acquire(interp->id, path, fd, &c);
+    if (failed == NULL && c != NULL) {
+        failed = wake(c);
+    }
+    if (failed != NULL) {
+        PyOS_snprintf(reason, sizeof(reason), "%s", failed);
+    }
+    PyMutex_Unlock(&mutex);
+    close(fd);
+    if (failed != NULL) {
+        return refuse(info, reason);
+    }
+    char symbol[300];
+    PyOS_snprintf(symbol, sizeof(symbol), "%.20s_%.200s", info->hook_prefix, name);
+    void *init = c ? dlsym(c->handle, symbol) : NULL;
+    if (init == NULL) {
+        return NULL;            // the base says so
+    }
+    return run(interp, c, (PyModInitFunction)init, mode, info, spec);
+}
+
+#else   // !_PyRWExt_SUPPORTED
+
+void
+_PyRWExt_Enable(PyInterpreterState *Py_UNUSED(interp))
+{
+}
+
+PyStatus
+_PyRWExt_ReadConfig(const PyConfig *Py_UNUSED(config))
+{
+    return PyStatus_Ok();
+}
+
+PyObject *
+_PyRWExt_Load(struct _Py_ext_module_loader_info *Py_UNUSED(info),
+              PyObject *Py_UNUSED(spec))
+{
+    return NULL;
+}
+
+int
+_PyRWExt_TakeAdmission(void)
+{
+    return 0;
+}
+
+Py_ssize_t
+_PyRWExt_ModuleIndex(const PyModuleDef *Py_UNUSED(def))
+{
+    return _PyImport_GetNextModuleIndex();
+}
+
+void
+_PyRWExt_Release(PyInterpreterState *Py_UNUSED(interp))
+{
+}
+
+void
+_PyRWExt_AfterForkChild(void)
+{
+}
+
+int64_t
+_PyRWExt_InterpreterOfAddress(const void *Py_UNUSED(pc))
+{
+    return -1;
+}
+
+int
+_PyRWExt_Hold(const void *Py_UNUSED(address))
+{
+    return -1;
+}
+
+void
+_PyRWExt_Unhold(const void *Py_UNUSED(address))
+{
+}
+
+PyObject *
+_PyRWExt_List(PyTypeObject *Py_UNUSED(type))
+{
+    return PyList_New(0);
+}
+
+PyObject *
+_PyRWExt_GetMode(void)
+{
+    return PyUnicode_FromString("off");
+}
+
+#endif

@@ -1,0 +1,356 @@
+// PyGILState_Ensure() with several interpreters.
+// The contract is in pycore_rwgilstate.h.
+//
+// The base has one thread-specific value for the whole process, the *latest*
+// thread state: the one with which the thread was attached last, or NULL.  Ensure
+// uses it.  When the code's owner is another interpreter than the latest state's,
+// the thread goes *away*: it detaches, takes a state that it has in the owner or a
+// new one, and a record remembers where it was.  Records are a stack per thread:
+// a callback of A can lead to one of B, and that to one of A.
+//
+// Guarantees
+//
+//   GS-1  While a thread is attached its latest state is the current one.
+//   GS-2  Ensure that went away is undone by the Release that pairs with it, even
+//         if the state that it used is to stay: the thread is attached again if
+//         it was, and its latest state is what it was.
+//   GS-3  An interpreter to which a thread of another one has gone away is not
+//         closed meanwhile ("interpreter running"), as with a call into it.  One
+//         that only threads made by C are in can be closed; they exit when they
+//         next want its lock.
+//   GS-4  A thread state is added only to an interpreter that is not finalizing,
+//         and such an interpreter stays in memory until that is done.
+//
+// Obligations
+//
+//   Ensure and Release nest, in each thread.
+//
+// Which Release pairs?
+//
+//   gilstate_counter does not tell.  cffi increments it to keep a state, and has a
+//   shortcut that increments it instead of calling Ensure.  What has to be found
+//   is the Release that detaches for the Ensure that attached, so only those that
+//   attach are counted, in the record (`depth`).  The shortcut can't attach unseen
+//   by that count, since PyGILState_GetThisThreadState() hides a detached state
+//   from code that is away.
+//
+// States that stay
+//
+//   If somebody has incremented the counter of a state, it is still there after
+//   the Release that pairs.  The next Ensure for that owner must find it, or each
+//   would leave another one.  A few are remembered per thread, by address and
+//   id; whether it lives is looked up among the interpreter's states.
+//
+// Races
+//
+//   G1  The owner ends while its id is looked up: ending sets the finalizing flag,
+//       then passes through HEAD_LOCK, then waits for `entering` to be zero.  Who
+//       enters looks at the flag and increments `entering` under HEAD_LOCK.
+//   G2  The owner ends when the state exists: the end gives it up or waits for
+//       it like any other thread's (Python/interp_lifecycle.c); take_gil() lets
+//       the thread exit.
+//   G3  Where the thread came from ends while it's away: the same, when it wants
+//       to go back.
+
+#include "Python.h"
+#include "pycore_ceval.h"         // _PyEval_ThreadsInitialized()
+#include "pycore_interp.h"        // PyInterpreterState
+#include "pycore_pystate.h"       // HEAD_LOCK()
+#include "pycore_runtime.h"       // _PyRuntime
+#include "pycore_rwgilstate.h"
+
+#ifdef HAVE_SCHED_H
+#  include <sched.h>              // sched_yield()
+#endif
+
+// XXX until there are private copies
+static int64_t
+_PyRWExt_InterpreterOfAddress(const void *Py_UNUSED(pc))
+{
+    return -1;
+}
+
+typedef struct away_record {
+    struct away_record *below;
+    PyThreadState *tstate;      // in use since
+    PyThreadState *from;        // the latest state before
+    int from_attached;
+    int is_froms;               // tstate is some record's `from`
+    int depth;                  // attaching Ensures not yet released, this one too
+} away_record;
+
+typedef struct {
+    PyThreadState *tstate;      // may be dangling, or another one by now
+    uint64_t id;                // unique in its interpreter
+    int64_t interp;             // unique in the process
+} kept_state;
+
+#define MAX_KEPT 8              // interpreters that a thread calls back by turns
+
+static _Py_thread_local away_record *away;
+static _Py_thread_local kept_state kept[MAX_KEPT];
+static _Py_thread_local unsigned int next_kept;
+
+static int entering;            // incremented under HEAD_LOCK, else atomic
+
+
+static PyThreadState *
+latest(void)
+{
+    return (PyThreadState *)PyThread_tss_get(&_PyRuntime.autoTSSkey);
+}
+
+static void
+set_latest(PyThreadState *tstate)
+{
+    PyThreadState *old = latest();
+    if (old != NULL) {
+        old->_status.bound_gilstate = 0;
+    }
+    if (PyThread_tss_set(&_PyRuntime.autoTSSkey, tstate) != 0) {
+        Py_FatalError("no memory for thread-specific data");
+    }
+    tstate->_status.bound_gilstate = 1;
+}
+
+
+/* --- Going away ---------------------------------------------------------- */
+
+/* A state of this thread in the owner that is suspended below on the C stack. */
+static PyThreadState *
+find_suspended(int64_t owner)
+{
+    for (away_record *r = away; r != NULL; r = r->below) {
+        if (r->from->interp->id == owner) {
+            return r->from;
+        }
+    }
+    return NULL;
+}
+
+/* HEAD_LOCK is held. */
+static PyThreadState *
+find_kept(PyInterpreterState *interp)
+{
+    for (int i = 0; i < MAX_KEPT; i++) {
+        if (kept[i].tstate == NULL || kept[i].interp != interp->id) {
+            continue;
+        }
+        for (PyThreadState *p = interp->threads.head; p; p = p->next) {
+            if (p == kept[i].tstate && p->id == kept[i].id) {
+                return p;
+            }
+        }
+        kept[i].tstate = NULL;
+    }
+    return NULL;
+}
+
+static void
+keep(PyThreadState *tstate)
+{
+    int unused = -1;
+    for (int i = 0; i < MAX_KEPT; i++) {
+        if (kept[i].interp == tstate->interp->id && kept[i].tstate == tstate) {
+            unused = i;
+            break;
+        }
+        if (kept[i].tstate == NULL) {
+            unused = i;
+        }
+    }
+    if (unused < 0) {
+        unused = next_kept++ % MAX_KEPT;
+    }
+    kept[unused] = (kept_state){tstate, tstate->id, tstate->interp->id};
+}
+
+/* A state of this thread in the owner, or NULL if the owner is ending or has
+   ended.  A new one has no Ensure counted yet. */
+static PyThreadState *
+state_in(int64_t owner, int whence)
+{
+    PyInterpreterState *interp = NULL;
+    PyThreadState *tstate = NULL;
+    HEAD_LOCK(&_PyRuntime);
+    for (interp = _PyRuntime.interpreters.head; interp; interp = interp->next) {
+        if (interp->id == owner) {
+            break;
+        }
+    }
+    if (interp != NULL && _PyInterpreterState_GetFinalizing(interp) != NULL) {
+        interp = NULL;
+    }
+    if (interp != NULL) {
+        tstate = find_kept(interp);
+        if (tstate != NULL) {
+            tstate->_whence = whence;
+        }
+        else {
+            _Py_atomic_add_int(&entering, 1);       // G1
+        }
+    }
+    HEAD_UNLOCK(&_PyRuntime);
+    if (interp == NULL || tstate != NULL) {
+        return tstate;
+    }
+    tstate = _PyThreadState_NewBound(interp, whence);
+    _Py_atomic_add_int(&entering, -1);
+    if (tstate == NULL) {
+        Py_FatalError("Couldn't create thread-state for new thread");
+    }
+    tstate->gilstate_counter = 0;
+    return tstate;
+}
+
+/* The owner has gone. */
+static void _Py_NO_RETURN
+give_up(int64_t owner, PyThreadState *tcur)
+{
+    PyThreadState *first = tcur;
+    for (away_record *r = away; r != NULL; r = r->below) {
+        first = r->from;
+    }
+    if (first != NULL && first->_whence != _PyThreadState_WHENCE_GILSTATE) {
+        _Py_FatalErrorFormat("PyGILState_Ensure",
+                             "called by code of interpreter %lld, which has ended",
+                             (long long)owner);
+    }
+    if (tcur != NULL && tcur == _PyThreadState_GET()) {
+        (void)PyEval_SaveThread();
+    }
+    PyThread_exit_thread();
+}
+
+/* Nothing that can call Ensure again (hooks of the allocator can) is called once
+   the thread has begun to change its state. */
+static PyThreadState *
+go_away(int64_t owner, PyThreadState *tcur)
+{
+    away_record *r = PyMem_RawCalloc(1, sizeof(away_record));
+    if (r == NULL) {
+        Py_FatalError("no memory to change interpreters");
+    }
+    r->tstate = find_suspended(owner);
+    r->is_froms = r->tstate != NULL;
+    if (r->tstate == NULL) {
+        r->tstate = state_in(owner, _PyThreadState_WHENCE_EXEC);    // GS-3
+    }
+    if (r->tstate == NULL) {
+        PyMem_RawFree(r);
+        give_up(owner, tcur);
+    }
+    r->from = tcur;
+    r->from_attached = tcur == _PyThreadState_GET();
+    r->depth = 1;
+    if (r->from_attached) {
+        (void)PyEval_SaveThread();
+    }
+    set_latest(r->tstate);
+    r->below = away;
+    away = r;
+    return r->tstate;
+}
+
+PyThreadState *
+_PyRWGILState_Enter(int64_t owner, PyThreadState *tcur)
+{
+    if (owner >= 0 && tcur != NULL && tcur->interp->id != owner) {
+        return go_away(owner, tcur);
+    }
+    int will_attach = tcur == NULL || tcur != _PyThreadState_GET();
+    if (away != NULL && will_attach) {
+        away->depth++;
+    }
+    if (owner >= 0 && tcur == NULL) {
+        tcur = state_in(owner, _PyThreadState_WHENCE_GILSTATE);
+        if (tcur == NULL) {
+            give_up(owner, NULL);
+        }
+        if (latest() == NULL) {
+            set_latest(tcur);           // it was kept
+        }
+    }
+    return tcur;
+}
+
+
+/* --- Coming back --------------------------------------------------------- */
+
+static void
+come_back(away_record *r)
+{
+    PyThreadState *left = latest();
+    if (left == r->tstate && !r->is_froms) {
+        // Release would have deleted it, but somebody wants it to stay.
+        left->gilstate_counter = 1;
+        HEAD_LOCK(&_PyRuntime);
+        left->_whence = _PyThreadState_WHENCE_GILSTATE;
+        HEAD_UNLOCK(&_PyRuntime);
+        keep(left);
+    }
+    if (r->from_attached) {
+        PyEval_RestoreThread(r->from);
+    }
+    else if (r->from != left) {
+        set_latest(r->from);
+    }
+}
+
+void
+_PyRWGILState_Leave(void)
+{
+    away_record *r = away;
+    if (r == NULL || --r->depth > 0) {
+        return;
+    }
+    away = r->below;
+    come_back(r);
+    PyMem_RawFree(r);
+}
+
+
+/* --- The rest ------------------------------------------------------------ */
+
+PyGILState_STATE
+PyGILState_Ensure(void)
+{
+    return _PyRWGILState_EnsureIn(_PyRWExt_InterpreterOfAddress(_PyRWGILState_CALLER()));
+}
+
+PyThreadState *
+_PyRWGILState_Visible(PyThreadState *tcur, const void *pc)
+{
+    if (tcur == NULL) {
+        return NULL;
+    }
+    if (away != NULL && tcur != _PyThreadState_GET()) {
+        return NULL;
+    }
+    int64_t owner = _PyRWExt_InterpreterOfAddress(pc);
+    return owner < 0 || owner == tcur->interp->id ? tcur : NULL;
+}
+
+int
+_PyRWGILState_IsAway(void)
+{
+    return away != NULL;
+}
+
+void
+_PyRWGILState_WaitEntering(void)
+{
+    HEAD_LOCK(&_PyRuntime);             // G1
+    HEAD_UNLOCK(&_PyRuntime);
+    while (_Py_atomic_load_int(&entering) != 0) {
+#ifdef HAVE_SCHED_H
+        sched_yield();
+#endif
+    }
+}
+
+void
+_PyRWGILState_AfterFork(void)
+{
+    _Py_atomic_store_int(&entering, 0);
+}
