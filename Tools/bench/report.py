@@ -306,7 +306,8 @@ def draw_dots(axes, picture, limits):
     axes.tick_params(axis='y', length=0)
     axes.grid(axis='y', visible=False)
     axes.set_xlabel(picture.axis().replace('\n', ' '))
-    axes.set_ylabel(picture.x_label)
+    # Its length is to fit the height.
+    axes.set_ylabel(textwrap.fill(picture.x_label, max(16, len(xs) * band * 2)))
 
 
 def wrapped(text):
