@@ -29,6 +29,10 @@ largest of the line.  `pair` and `global` in the last columns are ratios to
 `elsewhere`, the baseline: 1.00 means that the messages cost nothing.  The goal for
 pair is at least 0.98.  `messages/s` is what the two
 exchanged meanwhile; where that is far apart, so is the load.
+
+`lost` is what the lock itself says: the share of the time for which write sections kept
+the bystanders waiting, from lock_stats().  It does not scatter as speeds do, and has
+the same goal: at most 2 %.
 """
 
 import json
@@ -107,10 +111,14 @@ def run(bystanders, exchanging, seconds):
     for thread in threads:
         thread.join()
     total = sum(steps.get_nowait() for _ in range(bystanders))
+    stats = interpreters.lock_stats()['interpreters']
+    lost = sum(stats[interp.id]['read_wait']['total_ns']
+               for interp in interps[:bystanders])
     exchanged = messages.get_nowait() if exchanging else 0
     for interp in interps:
         interp.close()
-    print(json.dumps([total / seconds, exchanged / seconds]))
+    print(json.dumps([total / seconds, exchanged / seconds,
+                      lost / 1e9 / seconds / max(bystanders, 1)]))
 
 
 # --- What the program does ---------------------------------------------------
@@ -124,7 +132,7 @@ def start(way, bystanders, exchanging, args):
 
 
 def measure(way, bystanders, args):
-    """Return steps per second and messages per second."""
+    """Return steps per second, messages per second, and the share of time lost."""
     procs = [start(way, bystanders, way in ('pair', 'global'), args)]
     if way == 'elsewhere':
         procs.append(start(way, 0, True, args))
@@ -133,9 +141,9 @@ def measure(way, bystanders, args):
         out, _ = proc.communicate()
         ensure(proc.returncode == 0, way)
         results.append(json.loads(out))
-    steps, messages = map(sum, zip(*results))
+    steps, messages, lost = map(sum, zip(*results))
     ensure(steps > 0 and (messages > 0) == (way != 'alone'), way)
-    return steps, messages
+    return steps, messages, lost
 
 
 def main():
@@ -159,23 +167,25 @@ def main():
                 progress(f'{n} bystanders, {way} {i + 1}/{args.rounds}')
                 found[way].append(measure(way, n, args))
         progress('')
-        speeds = {way: [s for s, _ in found[way]] for way in WAYS}
+        speeds = {way: [s for s, _, _ in found[way]] for way in WAYS}
         base = median(speeds['elsewhere'])
         rows.append((
             n, *(f'{median(speeds[way]) / 1e6:.2f}' for way in WAYS),
             f'{max(map(spread, speeds.values())):.1f}%',
-            *(f'{median([m for _, m in found[way]]):,.0f}' for way in WAYS[1:]),
-            *(f'{median(speeds[way]) / base:.3f}' for way in WAYS[2:])))
+            *(f'{median([m for _, m, _ in found[way]]):,.0f}' for way in WAYS[1:]),
+            *(f'{median(speeds[way]) / base:.3f}' for way in WAYS[2:]),
+            *(f'{median([lost for _, _, lost in found[way]]):.3%}'
+              for way in WAYS[2:])))
     print_table(('bystanders', *WAYS, '+-', 'messages/s: elsewhere', 'pair',
-                 'global', 'ratio: pair', 'global'), rows)
+                 'global', 'ratio: pair', 'global', 'lost: pair', 'global'), rows)
     speed = Panel('Bystanders of others\' messages', 'bystanders', 'speed',
                   'speed of the bystanders, elsewhere = 1', base='elsewhere')
     messages = Panel('Messages that the bystanders leave', 'bystanders', 'rate',
                      'messages per second')
     write_own(args.json, __file__,
-              [(speed, int(n), way, [[1 / s] for s, _ in found])
+              [(speed, int(n), way, [[1 / s] for s, _, _ in found])
                for n, ways in data.items() for way, found in ways.items()]
-              + [(messages, int(n), way, [[1 / m] for _, m in found])
+              + [(messages, int(n), way, [[1 / m] for _, m, _ in found])
                  for n, ways in data.items() for way, found in ways.items()
                  if way != 'alone'])
 
