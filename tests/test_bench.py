@@ -4,7 +4,10 @@ No figure is judged here: the bounds are those of an overloaded machine."""
 import json
 import os
 import pathlib
+import re
 import subprocess
+import sys
+import xml.etree.ElementTree
 
 import pytest
 
@@ -137,3 +140,59 @@ def test_a_script_that_fails_does_not_stop_the_others(tmp_path):
     assert "failed: limits" in printed
     assert "next: make stock\n" in printed
     assert results(tmp_path / "one_thread_time.json")
+
+
+STACKS = """\
+python 12 1.0: 2004008 cpu-clock:ppp:
+\tffffffff81 do_wait+0x6 ([kernel.kallsyms])
+\t    aaaa01 copy_string+0x1 (/x/python)
+\t    aaaa02 py_trampoline_evaluator+0x9 (/x/python)
+\t      aa03 py::send:/x/program.py+0x5 (/tmp/jitted-1.so)
+\t    aaaa04 main+0x1 (/x/python)
+
+python 13 1.2: 2004008 cpu-clock:ppp:
+\t    aaaa05 <lambda>&co+0x1 (/x/python)
+\t    aaaa04 main+0x1 (/x/python)
+
+"""
+
+
+def test_flame_graph(tmp_path):
+    stacks, out = tmp_path / "stacks.txt", tmp_path / "out.svg"
+    stacks.write_text(STACKS)
+    run("flamegraph", "--stacks", stacks, "--out", out)
+    picture = xml.etree.ElementTree.parse(out)
+    boxes = {group[0].text.rpartition(": ")[0]: group[1] for group in
+             picture.iter("{http://www.w3.org/2000/svg}g")}
+    assert boxes.keys() == {"all", "main", "send (program.py)", "copy_string", "do_wait", "<lambda>&co"}
+    kinds = {name: box.get("class") for name, box in boxes.items()}
+    assert (kinds["send (program.py)"], kinds["copy_string"], kinds["do_wait"], kinds["main"]) == (
+        "python", "ours", "kernel", "other")
+    assert float(boxes["send (program.py)"].get("width")) * 2 == pytest.approx(float(boxes["all"].get("width")), rel=0.01)
+    run("flamegraph", "--stacks", stacks, "--below", "send", "--out", out)
+    assert "main" not in out.read_text() and "send" in out.read_text()
+    assert "no samples" in run("flamegraph", "--stacks", stacks, "--below", "nowhere", "--out", out, status=1)
+
+
+def test_report(tmp_path):
+    pytest.importorskip("matplotlib")
+    def benchmark(panel, x, way, show, *values, base=""):
+        return {"metadata": {"name": f"{panel} {x} {way}", "panel": panel, "x": x, "way": way, "x_label": "x",
+                             "y_label": "y", "show": show, "base": base, "unit": "second"},
+                "runs": [{"values": list(values)}]}
+    common = {"script": "scaling", "question": "How <fast>?", "command": "c", "date": "2000-01-01 00:00:00",
+              "cpu_model_name": "cpu", "cpu_count": 2, "usable_cpus": 2, "memory": "1 GiB", "platform": "p",
+              "load_avg_1min": 0.0}
+    (tmp_path / "scaling.json").write_text(json.dumps({"version": "1.0", "metadata": common, "benchmarks": [
+        *(benchmark("Lines: a", x, way, "speed", x, x * 1.1, base="threads|1") for x in (1, 2)
+          for way in ("interpreters", "threads")),
+        benchmark("Dots", "int", "interpreters", "rate", 1e-6), benchmark("Dots", "str", "threads", "rate", 2e-6),
+        benchmark("Memory", "int", "interpreters", "bytes", -10.0, 20.0)]}))
+    done = subprocess.run([sys.executable, BENCH / "report.py", "--results", tmp_path], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 3 and "How &lt;fast&gt;?" in page
+    ids = re.findall(r' id="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert "#0a0b" not in page and not re.search(r"(src|href)=\"http", page)

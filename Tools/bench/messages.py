@@ -158,7 +158,7 @@ ALL = ('interpreters', POLLING, 'processes, Pipe', 'processes, Queue', 'threads'
 def cells(args):
     effort = args.effort
     smoke, full = effort == 'smoke', effort == 'full'
-    kinds = list(KINDS) if full else ['int', 'dataclass'] if smoke else [
+    kinds = list(KINDS) if full else ['dataclass'] if smoke else [
         'int', 'tuple of 5', 'dataclass']
     sizes = [100, 10**4] if smoke else [100, 10**4, 10**6, 10**8] if full else [
         100, 10**4, 10**6, 10**7]
