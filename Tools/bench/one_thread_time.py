@@ -46,7 +46,8 @@ PANEL = Panel('One thread', 'workload', 'speed', 'speed, stock = 1', base='stock
 
 def cells(args):
     effort = args.effort
-    names = [name for name in one_thread.WORKLOADS if name not in one_thread.LOCKING]
+    names = [name for name in one_thread.WORKLOADS
+             if name not in one_thread.LOCKING | {'nothing'}]
     share, values = {'smoke': (0.01, 1), 'quick': (1, 3), 'full': (2, 5)}[effort]
     if effort == 'smoke':
         names = names[:3]
