@@ -14,11 +14,11 @@ task is a pair, an int and a number of steps of a loop; the answer is a pair, to
 tasks are put, then all answers taken; the clock stands around both; every answer is
 counted.
 
-How to read the table.  Tasks per second.  A column for each size of a task, in steps of
-a loop (a thousand take some 30 us), a row for each way; medians over the processes and
-the interquartile range in percent.  "one thread" of stock does the tasks in a loop
-with nothing handed out: a way pays off where it is above that, and number of workers times
-that is the limit.  A Pipe has two ends only and so is not here.
+How to read the table.  Speed: tasks per second, against one thread of stock that does them
+in a loop with nothing handed out.  A way pays off where it is above 1, and the number of
+workers is the limit.  A column for each size of a task, in steps of a loop (a thousand
+take some 30 us), a row for each way; medians over the processes and the interquartile range
+in percent.  A Pipe has two ends only and so is not here.
 """
 
 import os
@@ -70,8 +70,8 @@ def measure(way, steps, tasks, workers):
     return [seconds / tasks]
 
 
-PANEL = Panel('Fan-out and fan-in', 'steps of a loop in one task', 'rate',
-              'tasks per second')
+PANEL = Panel('Fan-out and fan-in', 'steps of a loop in one task', 'speed',
+              'speed, one thread = 1', base='one thread')
 
 
 def cells(args):

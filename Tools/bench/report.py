@@ -104,6 +104,13 @@ class Picture:
         """Is there one way to each x?  Then the names of the ways say nothing more."""
         return sum(len(series.points) for series in self.ways()) == len(self.xs()) > 1
 
+    def settle(self):
+        """Without the baseline there is no speed, but there are times."""
+        base, _, at = self.base.partition('|')
+        points = self.series[base].points if base in self.series else {}
+        if self.show == 'speed' and not (points if not at else at in map(str, points)):
+            self.show, self.y_label = 'time', 'time for one'
+
     def xs(self):
         return list(dict.fromkeys(x for series in self.series.values()
                                   for x in series.points))
@@ -157,7 +164,11 @@ def quantity(value, units):
 
 
 def number(x):
-    return f'{x:,}' if isinstance(x, int) else str(x)
+    if isinstance(x, int):
+        for name, factor in ('M', 10**6), ('k', 10**3):
+            if x >= 10 * factor or x == factor:
+                return f'{x / factor:g} {name}'
+    return str(x)
 
 
 def read(path):
@@ -167,6 +178,8 @@ def read(path):
         about = {**data['metadata'], **benchmark['metadata']}
         picture = pictures.setdefault(about['panel'], Picture(about))
         picture.add(about, [value for run in benchmark['runs'] for value in run['values']])
+    for picture in pictures.values():
+        picture.settle()
     return data['metadata'], list(pictures.values())
 
 
@@ -239,17 +252,18 @@ def draw_lines(axes, picture, limits):
     line = limit_line(picture, limits, xs)
     if line:
         axes.plot(xs, line, color=STAND_IN['faint'], linestyle=':', label=LIMITS[picture.limit])
-    if linear:
-        axes.set_ylim(bottom=0)
-        axes.set_xticks(xs, map(number, xs))
+    if not linear:
+        axes.set_yscale('log')
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: picture.text(v)))
+    if max(xs) <= 10:
         axes.set_xlim(min(xs) - 0.25, max(xs) + 0.25)
     else:
-        axes.set_yscale('log')
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: picture.text(v)))
-        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xscale('symlog' if 0 in xs else 'log', **({'linthresh': 1} if 0 in xs else {}))
-        axes.set_xticks(xs, map(number, xs))
-        axes.set_xticks([], minor=True)
+    if min(xs) == 0:
+        axes.set_xlim(left=-0.3)
+    axes.set_xticks(xs, map(number, xs))
+    axes.set_xticks([], minor=True)
     axes.set_xlabel(picture.x_label)
     axes.set_ylabel(picture.axis())
 
@@ -278,7 +292,8 @@ def draw_dots(axes, picture, limits):
                       label=series.way, elinewidth=0.8, capsize=2, markeredgewidth=0)
         for y, m, h in zip(at, middle, high):
             axes.annotate(picture.text(m), (max(h, m), y), (6, 0), textcoords='offset points',
-                          va='center', fontsize=7)
+                          va='center', fontsize=7,
+                          bbox={'facecolor': STAND_IN['page'], 'edgecolor': 'none', 'pad': 0.6})
     line = limit_line(picture, limits, [1])
     if line:
         axes.axvline(line[0], color=STAND_IN['faint'], linestyle=':',
@@ -327,6 +342,11 @@ def draw(name, pictures, limits):
         axes = list(grid.flat)
         for part, picture in zip(axes, pictures):
             draw_lines(part, picture, limits)
+        if pictures[0].show == 'speed':
+            # For all of them, as they share it.
+            most = max(shown[2] for picture in pictures for series in picture.ways()
+                       for x in series.points if (shown := picture.shown(series, x)))
+            axes[0].set_ylim(0, most * 1.06)
         for part in axes[len(pictures):]:
             part.set_visible(False)
         for part in grid[:, 1:].flat:
