@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree
@@ -103,6 +104,20 @@ def test_write_section(tmp_path):
     printed = run("write_section", "--smoke", "--json", tmp_path / "out.json")
     assert "own section" in printed
     assert all(seconds < 5 for seconds in results(tmp_path / "out.json").values())
+
+
+# Scripts with results of their own kind: only that they come to an end and print what they should.
+@pytest.mark.parametrize("script, words, printed", [
+    ("queue_pingpong", ["--smoke"], "pipe"),
+    ("transfer_leaks", ["--smoke", "--seed", 1], "growth"),
+    ("arenas", ["--smoke", "--against", PYTHON], "stock/this"),
+    ("one_thread", ["--smoke", "--only", "reads"], "reads"),
+    ("allocators", ["--by", "time", "--runs", 1, "--shorten", 1000, "--only", "scheduler"], "scheduler"),
+])
+def test_comes_to_an_end(script, words, printed):
+    if script == "one_thread" and not shutil.which("valgrind"):
+        pytest.skip("valgrind is not installed")
+    assert printed in run(script, *words)
 
 
 def test_what_was_moved_is_not_copied(smoke):

@@ -9,7 +9,7 @@ out the same each time, but for hand-overs between threads.
 Usage
     ./python Tools/bench/one_thread.py --stock build/stock/obj/python [--check]
     ./python Tools/bench/one_thread.py --stock ... --only dicts,reads --repeat 3
-    ./python Tools/bench/one_thread.py --quick           # two workloads, tiny
+    ./python Tools/bench/one_thread.py --smoke           # two workloads, tiny
 
 Needs valgrind (Debian: valgrind).  Takes about three minutes.  The two builds
 should lie at paths of the same length: starting up handles every character.
@@ -434,7 +434,7 @@ def compare(options, names, cache):
     ratios = {}
     for name in names:
         units = 1 if name == "startup" else WORKLOADS[name][1]
-        if options.quick:
+        if options.smoke:
             units = max(units // 20, 1)
         star = "*" if name in LOCKING else ""
         # Which thread comes first is chance.
@@ -462,7 +462,7 @@ def main():
                         help="some of: startup, " + ", ".join(list(WORKLOADS)[:-1]))
     parser.add_argument("--repeat", type=int, default=1, metavar="N",
                         help="runs of each (default: 1; handovers at least 5)")
-    parser.add_argument("--quick", action="store_true",
+    parser.add_argument("--smoke", action="store_true",
                         help="two workloads, small: does the script work?")
     parser.add_argument("--check", action="store_true",
                         help="fail when the goal is missed")
@@ -474,7 +474,7 @@ def main():
 
     names = ["startup", *WORKLOADS]
     names.remove("nothing")
-    if options.quick:
+    if options.smoke:
         names = ["dicts", "reads"]
     if options.only:
         names = options.only.split(",")

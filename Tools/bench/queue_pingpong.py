@@ -14,6 +14,7 @@ what else the machine does hits all of them alike:
 Usage:
 
   queue_pingpong.py [--python PYTHON] [--stock PYTHON] [--rounds N] [--trips N]
+                    [--smoke]
 
   --python   the Python to measure (default: the one that runs this)
   --stock    a stock 3.13 build, for example build/stock/obj/python
@@ -152,8 +153,12 @@ def main():
     parser.add_argument('--stock')
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--trips', type=int, default=20_000)
+    parser.add_argument('--smoke', action='store_true',
+                        help='sees that it works; the figures mean nothing')
     parser.add_argument('--measure', choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.smoke:
+        args.rounds, args.trips = 1, 100
     if args.rounds < 1 or args.trips < 1:
         parser.error('--rounds and --trips must be positive')
     if args.measure:
