@@ -171,6 +171,14 @@ def number(x):
     return str(x)
 
 
+def is_result(path):
+    """Not so, for one, if a script writes something of its own."""
+    try:
+        return 'benchmarks' in json.loads(path.read_text(encoding='utf-8'))
+    except ValueError:
+        return False
+
+
 def read(path):
     data = json.loads(path.read_text(encoding='utf-8'))
     pictures = {}
@@ -501,8 +509,9 @@ def about_table(about):
 
 
 def page(results):
-    found = {script: read(results / f'{script}.json') for script in SCRIPTS
-             if (results / f'{script}.json').exists()}
+    there = {path.stem: path for path in sorted(results.glob('*.json')) if is_result(path)}
+    found = {script: read(there[script])
+             for script in [*SCRIPTS, *sorted(there.keys() - set(SCRIPTS))] if script in there}
     if not found:
         sys.exit(f'no results in {results}; next: make bench')
     limits = {}
