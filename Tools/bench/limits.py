@@ -78,7 +78,7 @@ def main():
         rows.append((LIMITS[name], show(median(times)), f'{spread(times):.0f}%', more))
     print_table(('', 'seconds', '+-', ''), rows)
     panel = Panel('Limits of the machine', 'one operation')
-    write_own(args.json, __file__, [(panel, LIMITS[name], name, [times])
+    write_own(args.json, __file__, [(panel, LIMITS[name], 'this machine', [times])
                                     for name, times in found.items()])
 
 

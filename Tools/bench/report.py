@@ -25,6 +25,8 @@ import statistics
 import sys
 import textwrap
 
+from limits import LIMITS as MEASURED
+
 TOP = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = TOP / 'build' / 'bench'
 PACKAGES = ['matplotlib', 'pyperf']     # pyperf: to look further into the results
@@ -44,6 +46,7 @@ COLOURS = {
 STAND_IN = {name: f'#0a0b{i:02x}' for i, name in enumerate(COLOURS)}
 # How a way is drawn: by the first of these words in its name.
 STYLES = [
+    ('this machine', 'this', 'o'),
     ('put_many', 'other', 'v'), ('moved', 'moved', 'D'), ('without GIL', 'free', '*'),
     ('stock interp', 'stock', 's'), ('spawn', 'two', 'P'), ('fork', 'one', '^'),
     ('shared memory', 'three', 'X'), ('Pipe', 'one', '^'), ('Queue', 'two', 'P'),
@@ -77,14 +80,6 @@ class Series:
         self.colour = STAND_IN[colour]
 
 
-    def merged(self, others):
-        result = Series('')
-        result.colour, result.marker = STAND_IN['this'], 'o'
-        for series in others:
-            result.points |= series.points
-        return result
-
-
 class Picture:
     """A panel of runner.py."""
 
@@ -99,10 +94,6 @@ class Picture:
         low, _, high = (statistics.quantiles(values, n=4, method='inclusive')
                         if len(values) > 1 else (middle,) * 3)
         series.points[about['x']] = low, middle, high
-
-    def single(self):
-        """Is there one way to each x?  Then the names of the ways say nothing more."""
-        return sum(len(series.points) for series in self.ways()) == len(self.xs()) > 1
 
     def settle(self):
         """Without the baseline there is no speed, but there are times."""
@@ -280,8 +271,6 @@ def draw_dots(axes, picture, limits):
     """Each x is a band of rows, and each way a row of it."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
     xs, ways = picture.xs(), picture.ways()
-    if picture.single():
-        ways = [ways[0].merged(ways)]
     band = len(ways) + 1
     values = []
     for j, series in enumerate(ways):
@@ -360,8 +349,7 @@ def draw(name, pictures, limits):
         for part in grid[:, 1:].flat:
             part.set_ylabel('')
     else:
-        heights = [0.155 * ((1 if p.single() else len(p.ways())) + 1) * len(p.xs()) + 0.5
-                   for p in pictures]
+        heights = [0.155 * (len(p.ways()) + 1) * len(p.xs()) + 0.5 for p in pictures]
         figure, grid = pyplot.subplots(
             len(pictures), 1, squeeze=False, figsize=(7.6, sum(heights) + 0.7),
             height_ratios=heights)
@@ -432,10 +420,14 @@ def cell(picture, series, x):
 
 def table(picture):
     xs = picture.xs()
-    if picture.single():
-        rows = ''.join(f'<tr><td>{html.escape(number(x))}</td>{cell(picture, series, x)}</tr>'
-                       for series in picture.ways() for x in series.points)
-        return f'<div class="scroll"><table>{rows}</table></div>'
+    if len(xs) > 8 > len(picture.series):
+        ways = picture.ways()
+        head = ''.join(f'<th>{html.escape(series.way)}</th>' for series in ways)
+        rows = ''.join(f'<tr><td>{html.escape(number(x))}</td>'
+                       + ''.join(cell(picture, series, x) for series in ways) + '</tr>'
+                       for x in xs)
+        return (f'<div class="scroll"><table><tr><th>{html.escape(picture.x_label)}</th>'
+                f'{head}</tr>{rows}</table></div>')
     head = ''.join(f'<th>{html.escape(number(x))}</th>' for x in xs)
     rows = ''.join(f'<tr><td>{html.escape(series.way)}</td>'
                    + ''.join(cell(picture, series, x) for x in xs) + '</tr>'
@@ -516,8 +508,9 @@ def page(results):
         sys.exit(f'no results in {results}; next: make bench')
     limits = {}
     if 'limits' in found:
-        limits = {series.way: middle for series in found['limits'][1][0].ways()
-                  for _, middle, _ in series.points.values()}
+        points = found['limits'][1][0].ways()[0].points
+        limits = {name: points[label][1] for name, label in MEASURED.items()
+                  if label in points}
     # The machine and the builds, from the script that knows most of them.
     about = max((about for about, _ in found.values()), key=len)
     dates = sorted(about['date'] for about, _ in found.values())
