@@ -38,6 +38,7 @@ typedef struct {
     PyTypeObject *unbound_type;
     PyTypeObject *move_type;
     PyTypeObject *moved_types[2];
+    PyObject *moved_weak_types;
     PyTypeObject *stats_type;
     PyTypeObject *bell_type;
     PyTypeObject *wait_type;
@@ -2188,6 +2189,7 @@ add_moved(PyObject *module, module_state *state)
     state->move_type = home->move_type;
     state->moved_types[0] = home->moved_types[0];
     state->moved_types[1] = home->moved_types[1];
+    state->moved_weak_types = home->moved_weak_types;
     state->MovedError = home->moved_error;
     state->TransferError = home->transfer_error;
     if (res < 0
@@ -2242,6 +2244,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->move_type);
     Py_VISIT(state->moved_types[0]);
     Py_VISIT(state->moved_types[1]);
+    Py_VISIT(state->moved_weak_types);
     Py_VISIT(state->stats_type);
     Py_VISIT(state->bell_type);
     Py_VISIT(state->wait_type);
@@ -2275,6 +2278,7 @@ module_clear(PyObject *module)
         home->lent_type = NULL;
         home->move_type = NULL;
         home->moved_types[0] = home->moved_types[1] = NULL;
+        home->moved_weak_types = NULL;
         home->moved_error = NULL;
         home->transfer_error = NULL;
         home->interpreter_type = NULL;
@@ -2289,6 +2293,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->move_type);
     Py_CLEAR(state->moved_types[0]);
     Py_CLEAR(state->moved_types[1]);
+    Py_CLEAR(state->moved_weak_types);
     Py_CLEAR(state->stats_type);
     Py_CLEAR(state->bell_type);
     Py_CLEAR(state->wait_type);

@@ -216,6 +216,18 @@ get_disorder(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(arg))
     return PyLong_FromLong(disorder);
 }
 
+static PyObject *
+count_states(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(arg))
+{
+    long count = 0;
+    for (PyThreadState *p = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+         p != NULL; p = PyThreadState_Next(p))
+    {
+        count++;
+    }
+    return PyLong_FromLong(count);
+}
+
 
 /* --- The module ---------------------------------------------------------- */
 
@@ -229,6 +241,7 @@ static PyMethodDef functions[] = {
     {"set_target", set_target, METH_VARARGS,
      PyDoc_STR("set_target(callable, how) -> address of a C function")},
     {"disorder", get_disorder, METH_NOARGS, NULL},
+    {"count_states", count_states, METH_NOARGS, NULL},
     {NULL, NULL},
 };
 

@@ -35,6 +35,9 @@
      L7  a thread enters an interpreter that another one is about to end: who
          has a thread state to run code with keeps it from ending, who comes
          later does not find it
+     L8  a thread has unlinked its thread state and released the interpreter's lock,
+         but has still to free the state, which says in which interpreter it was,
+         or is part of it: it's counted, and whoever frees the interpreter waits
 */
 
 #include "Python.h"
@@ -46,6 +49,10 @@
 #include "pycore_runtime.h"       // _PyRuntime
 #include "pycore_rwgil.h"         // _PyRWGIL_WaitQuiet()
 #include "pycore_rwgilstate.h"    // _PyRWGILState_IsAway()
+
+#ifdef HAVE_SCHED_H
+#  include <sched.h>              // sched_yield()
+#endif
 
 /* How long one look at a busy interpreter takes; Ctrl-C works in between. */
 #define SLICE_NS (50 * 1000 * 1000)
@@ -61,6 +68,10 @@
 
 /* Set while the runtime's finalisation ends interpreters; atomic. */
 static int exiting;
+
+/* Threads that are leaving interpreters, by the interpreter's id; atomic. */
+#define LEAVING 64
+static int leaving[LEAVING];
 
 /* The head of the list of thread states that were given up, guarded by
    HEAD_LOCK.  Only its `next` means anything; it is there to be the `prev` of
@@ -123,6 +134,7 @@ _PyInterp_ForgetOthers(void)
     main_interp->next = NULL;
     HEAD_UNLOCK(&_PyRuntime);
     _PyRWGILState_AfterFork();
+    memset(leaving, 0, sizeof(leaving));        // such threads don't exist here
     if (!alone) {
         recount_static_types(main_interp);
     }
@@ -298,6 +310,30 @@ _PyInterp_PruneThreads(PyThreadState *tstate)
         while ((p = next_given_up(interp)) != NULL) {
             PyThreadState_Clear(p);         // may run destructors
         }
+    }
+}
+
+int *
+_PyInterp_BeginLeaving(PyInterpreterState *interp)
+{
+    int *counter = &leaving[interp->id % LEAVING];
+    _Py_atomic_add_int(counter, 1);
+    return counter;
+}
+
+void
+_PyInterp_EndLeaving(int *counter)
+{
+    _Py_atomic_add_int(counter, -1);
+}
+
+void
+_PyInterp_WaitLeaving(PyInterpreterState *interp)
+{
+    while (_Py_atomic_load_int(&leaving[interp->id % LEAVING]) != 0) {      // L8
+#ifdef HAVE_SCHED_H
+        sched_yield();
+#endif
     }
 }
 

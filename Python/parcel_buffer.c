@@ -195,6 +195,17 @@ has_memory_alone(packer *p, PyObject *buffer, PyObject *obj)
     return 1;
 }
 
+/* Does nobody change it, whoever sees it?  Arrow's buffers are made so, unless they
+   can be written to. */
+static int
+is_immutable(packer *p, const Py_buffer *view)
+{
+    PyObject *obj = view->obj;
+    return (view->readonly && obj != NULL
+            && (PyBytes_CheckExact(obj)
+                || find_base_type(p->home, Py_TYPE(obj), "pyarrow.lib.Buffer")));
+}
+
 int
 _PyPacker_TakeBuffer(packer *p, PyObject *obj, _PyParcel_Resource *resource)
 {
@@ -208,11 +219,12 @@ _PyPacker_TakeBuffer(packer *p, PyObject *obj, _PyParcel_Resource *resource)
     }
     _PyParcel_Lent *lent;
     int large = (view->len > LARGE_ATOM && p->ngivens > 0);
-    if (large && !p->isolated) {
+    int immutable = large && is_immutable(p, view);
+    if (large && !immutable && !p->isolated) {
         p->needs_isolation = 1;
         return -1;
     }
-    if (large && has_memory_alone(p, obj, view->obj)) {
+    if (immutable || (large && has_memory_alone(p, obj, view->obj))) {
         lent = _PyParcel_LendBuffer(p->home, obj);
         p->parcel->stats.moved++;
     }

@@ -117,6 +117,9 @@ describe_class(_PyParcel_Class *cls, PyTypeObject *type)
     }
     cls->has_dict = (type->tp_flags & Py_TPFLAGS_MANAGED_DICT) != 0;
     cls->simple = 1;
+    cls->whole = ((type->tp_flags & Py_TPFLAGS_INLINE_VALUES) != 0
+                  && type->tp_basicsize == sizeof(PyObject)
+                  && _PyType_IS_GC(type));
     return cls->nslots > 0 ? collect_slots(cls, type) : 0;
 }
 
@@ -192,7 +195,7 @@ _PyParcel_GetClass(_PyParcel_Home *home, PyTypeObject *type)
     cls->slot_offsets = NULL;
     if (describe_class(cls, type) < 0) {
         cls->version = 0;
-        cls->simple = 0;
+        cls->simple = cls->whole = 0;
         return NULL;
     }
     PyUnstable_Type_AssignVersionTag(type);

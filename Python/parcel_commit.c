@@ -100,6 +100,7 @@ _PyPacker_Commit(packer *p)
             _PyParcel_StealArray(graph->resources[i].what);
         }
     }
+    _PyPacker_CommitFamilies(p);
     p->parcel->nplain += p->nmoved;
     p->parcel->stats.moved += p->nmoved;
     _PyParcel_ListMerge(&p->moved, &p->parcel->plain);
@@ -111,6 +112,7 @@ _PyPacker_Commit(packer *p)
 void
 _PyPacker_ClearRemains(packer *p)
 {
+    _PyPacker_LeaveFamilies(p);
     for (Py_ssize_t i = 0; i < p->ndissolved; i++) {
         _PyPacker_Dissolve(p, p->dissolved[i]);
     }
@@ -166,6 +168,7 @@ _PyPacker_Undo(packer *p)
     p->nmoved = 0;
     p->moved_reftotal = 0;
     if (p->parcel != NULL) {
+        _PyPacker_UndoFamilies(p);
         _PyParcel_Discard(p->parcel);
         p->parcel = NULL;
     }

@@ -5,29 +5,60 @@
 #include "pycore_parcel_pack.h"
 
 
-int
-_PyPacker_TakeList(packer *p, PyObject *obj, int owned, PyObject **copy)
+/* Items are done here as long as they refer to nothing, which is often to the end. */
+static int
+enter_items(packer *p, PyObject **from, PyObject **to, Py_ssize_t n, int owned,
+            PyObject **copy)
 {
-    Py_ssize_t n = PyList_GET_SIZE(obj);
-    PyObject **to = ((PyListObject *)obj)->ob_item;
+    Py_ssize_t i = 0;
     if (owned) {
-        *copy = Py_NewRef(obj);
+        while (i < n && from[i] != NULL && stays(p, from[i])) {
+            i++;
+        }
     }
-    else {
-        *copy = PyList_New(n);
-        if (*copy == NULL) {
+    else if (p->dup == NULL) {
+        int quick = 1;
+        for (; i < n && from[i] != NULL; i++) {
+            _PyParcel_Word word;
+            quick = take_quickly(p, from[i], owned, &word);
+            if (quick <= 0) {
+                break;
+            }
+            to[i] = WORD_OBJECT(word);
+        }
+        if (quick < 0) {
+            Py_CLEAR(*copy);
             return -1;
         }
-        to = ((PyListObject *)*copy)->ob_item;
+    }
+    if (i == n) {
+        return 0;
     }
     frame *f = push_frame(p, FRAME_ITEMS, owned, n);
     if (f == NULL) {
         Py_CLEAR(*copy);
         return -1;
     }
-    f->from = ((PyListObject *)obj)->ob_item;
+    f->i = i;
+    f->from = from;
     f->to.slots = to;
     return 1;
+}
+
+int
+_PyPacker_TakeList(packer *p, PyObject *obj, int owned, PyObject **copy)
+{
+    Py_ssize_t n = PyList_GET_SIZE(obj);
+    PyObject **from = ((PyListObject *)obj)->ob_item;
+    if (owned) {
+        *copy = Py_NewRef(obj);
+        return enter_items(p, from, from, n, owned, copy);
+    }
+    *copy = PyList_New(n);
+    if (*copy == NULL) {
+        return -1;
+    }
+    return enter_items(p, from, ((PyListObject *)*copy)->ob_item, n, owned, copy);
 }
 
 int
@@ -43,14 +74,8 @@ _PyPacker_TakeTuple(packer *p, PyObject *obj, int owned, PyObject **copy)
             return -1;
         }
     }
-    frame *f = push_frame(p, FRAME_ITEMS, owned, n);
-    if (f == NULL) {
-        Py_CLEAR(*copy);
-        return -1;
-    }
-    f->from = ((PyTupleObject *)obj)->ob_item;
-    f->to.slots = ((PyTupleObject *)*copy)->ob_item;
-    return 1;
+    return enter_items(p, ((PyTupleObject *)obj)->ob_item,
+                       ((PyTupleObject *)*copy)->ob_item, n, owned, copy);
 }
 
 int

@@ -1,4 +1,8 @@
 // A copy of a parcel, which is a walk over it.  See pycore_parcel_pack.h.
+//
+// Instances of families become records.  They are made before everything else and filled
+// at the end: nothing that is made in between runs code that looks into them, or they
+// would have been records from the beginning.
 
 #include "Python.h"
 #include "pycore_parcel_pack.h"
@@ -21,6 +25,148 @@ index_holes(packer *p, const _PyParcel_Graph *g)
         known *k = probe(p->dup_holes, p->dup_mask, g->holes[i].slot);
         k->obj = (PyObject *)g->holes[i].slot;
         k->to = RECORD_WORD(g->holes[i].record);
+    }
+    return 0;
+}
+
+_PyParcel_Word
+_PyPacker_HoleAt(packer *p, PyObject **slot)
+{
+    if (p->dup_holes == NULL) {
+        return 0;
+    }
+    known *k = probe(p->dup_holes, p->dup_mask, slot);
+    return k->obj != NULL ? k->to : 0;
+}
+
+static int
+has_names(packer *p, const _PyParcel_Shape *shape, const _PyParcel_Word *names,
+          const uint8_t *order)
+{
+    const _PyParcel_Word *mine = &p->parcel->graph.words[shape->names];
+    for (int i = 0; i < shape->nattributes; i++) {
+        if (!_PyUnicode_Equal(WORD_OBJECT(mine[i]), WORD_OBJECT(names[order[i]]))) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static Py_ssize_t
+add_shape_of_family(packer *p, const _PyParcel_Family *family,
+                    const uint8_t *order, int n)
+{
+    _PyParcel_Graph *g = &p->parcel->graph;
+    const _PyParcel_Word *names = &p->dup->graph.words[family->names];
+    Py_ssize_t owner = _PyPacker_AddRecord(p, RECORD_NAMED, n);
+    if (owner < 0 || GROW_GRAPH(p, shapes, nshapes) < 0) {
+        return -1;
+    }
+    Py_ssize_t at = g->records[owner].first;
+    for (int i = 0; i < n; i++) {
+        PyObject *name = _PyParcel_CopyName(WORD_OBJECT(names[order[i]]));
+        if (name == NULL) {
+            return -1;
+        }
+        g->words[at + i] = (_PyParcel_Word)name;
+    }
+    g->shapes[g->nshapes] = (_PyParcel_Shape){family->type, at, n, 0};
+    return g->nshapes++;
+}
+
+static Py_ssize_t
+get_shape_of_family(packer *p, const _PyParcel_Family *family,
+                    const uint8_t *order, int n)
+{
+    const _PyParcel_Graph *g = &p->parcel->graph;
+    const _PyParcel_Word *names = &p->dup->graph.words[family->names];
+    Py_ssize_t oldest = Py_MAX(0, g->nshapes - 16);
+    for (Py_ssize_t i = g->nshapes; --i >= oldest; ) {
+        const _PyParcel_Shape *shape = &g->shapes[i];
+        if (shape->type == family->type && shape->nslots == 0
+            && shape->nattributes == n && has_names(p, shape, names, order))
+        {
+            return i;
+        }
+    }
+    return add_shape_of_family(p, family, order, n);
+}
+
+int
+_PyPacker_TakeApart(packer *p, PyObject *obj, _PyParcel_Word *word)
+{
+    PyDictValues *values = _PyObject_InlineValues(obj);
+    Py_ssize_t n = values->size;
+    Py_ssize_t shape = get_shape_of_family(p, _PyParcel_FamilyOf(obj),
+                                           get_insertion_order_array(values),
+                                           (int)n);
+    if (shape < 0) {
+        return -1;
+    }
+    Py_ssize_t record = _PyPacker_AddRecord(p, RECORD_INSTANCE, n);
+    if (record < 0
+        || (Py_REFCNT(obj) > 1 && remember(p, obj, RECORD_WORD(record)) < 0))
+    {
+        return -1;
+    }
+    p->parcel->graph.records[record].arg = shape;
+    frame *f = push_frame(p, FRAME_APART, NOT_OWNED, n);
+    if (f == NULL) {
+        return -1;
+    }
+    f->to.object = obj;
+    f->record = record;
+    *word = RECORD_WORD(record);
+    return 1;
+}
+
+int
+_PyPacker_StepApart(packer *p, frame *f)
+{
+    PyDictValues *values = _PyObject_InlineValues(f->to.object);
+    const uint8_t *order = get_insertion_order_array(values);
+    Py_ssize_t first = p->parcel->graph.records[f->record].first;
+    for (Py_ssize_t i = f->i; i < f->n; i++) {
+        PyObject **from = &values->values[order[i]];
+        f->i = i + 1;
+        _PyParcel_Word word;
+        int entered = TAKE_CHILD(p, from, NOT_OWNED, word);
+        if (entered < 0) {
+            return -1;
+        }
+        p->parcel->graph.words[first + i] = word;
+        if (entered) {
+            return 1;
+        }
+    }
+    return _PyPacker_AddStep(p, OP_BUILD, f->record);
+}
+
+/* The records from `first` on that are instances are made before all others. */
+static int
+create_first(packer *p, Py_ssize_t first)
+{
+    _PyParcel_Graph *g = &p->parcel->graph;
+    Py_ssize_t before = g->nsteps;
+    for (Py_ssize_t i = first; i < g->nrecords; i++) {
+        if (g->records[i].kind == RECORD_INSTANCE
+            && _PyPacker_AddStep(p, OP_CREATE, i) < 0)
+        {
+            return -1;
+        }
+    }
+    Py_ssize_t n = g->nsteps - before;
+    size_t size = n * sizeof(*g->program);
+    if (n > 0) {
+        _PyParcel_Step *steps = PyMem_RawMalloc(size);
+        if (steps == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        memcpy(steps, g->program + before, size);
+        memmove(g->program + n, g->program, before * sizeof(*g->program));
+        memcpy(g->program, steps, size);
+        PyMem_RawFree(steps);
     }
     return 0;
 }
@@ -105,7 +251,10 @@ _PyParcel_Duplicate(_PyParcel_Home *home, _PyParcel *parcel)
             goto error;
         }
     }
-    assert(p.parcel->graph.nholes == g->nholes);
+    if (create_first(&p, g->nrecords) < 0) {
+        goto error;
+    }
+    assert(g->families != NULL || p.parcel->graph.nholes == g->nholes);
     _PyPacker_LeaveHeap(&p);
     parcel = p.parcel;
     _PyPacker_Free(&p);

@@ -279,6 +279,7 @@ _PyPacker_TakeGiven(packer *p, Py_ssize_t index, _PyParcel_Word *word)
         return res;
     }
     if (type->tp_flags & Py_TPFLAGS_HEAPTYPE) {
+        p->stays = obj;
         return _PyPacker_TakeOther(p, obj, g->owned, word);
     }
     return _PyPacker_Take(p, obj, 0, word);

@@ -5,8 +5,8 @@
 
 
 /* A str that the parcel has for this one. */
-static int
-take_name(packer *p, PyObject *name, _PyParcel_Word *word)
+int
+_PyPacker_TakeName(packer *p, PyObject *name, _PyParcel_Word *word)
 {
     known *k = get_known(p, name);
     if (k == NULL) {
@@ -108,19 +108,19 @@ add_shape(packer *p, PyObject *obj, const _PyParcel_Class *cls, attributes *a,
     _PyParcel_Graph *g = &p->parcel->graph;
     // A record with no steps owns the names.
     Py_ssize_t owner = _PyPacker_AddRecord(p, RECORD_NAMED, a->n + nslots);
-    if (owner < 0 || GROW(g->shapes, g->nshapes, p->shapes_room) < 0) {
+    if (owner < 0 || GROW_GRAPH(p, shapes, nshapes) < 0) {
         return -1;
     }
     Py_ssize_t at = g->records[owner].first;
     for (Py_ssize_t i = 0; i < a->n; i++) {
-        if (take_name(p, attribute_name(a, i), &g->words[at + i]) < 0) {
+        if (_PyPacker_TakeName(p, attribute_name(a, i), &g->words[at + i]) < 0) {
             return -1;
         }
     }
     Py_ssize_t next = at + a->n;
     for (int i = 0; i < cls->nslots; i++) {
         if (*slot_of(obj, cls, i) != NULL
-            && take_name(p, cls->slot_names[i], &g->words[next++]) < 0)
+            && _PyPacker_TakeName(p, cls->slot_names[i], &g->words[next++]) < 0)
         {
             return -1;
         }
@@ -167,41 +167,18 @@ find_shape(packer *p, PyObject *obj, const _PyParcel_Class *cls, attributes *a,
     return shape;
 }
 
-/* copyreg.dispatch_table; NULL without an exception if nobody has imported it: then
-   there is nothing in it. */
-static PyObject *
-find_dispatch_table(void)
-{
-    PyObject *copyreg = NULL;
-    PyObject *table = NULL;
-    PyObject *modules = _PyInterpreterState_GET()->imports.modules;
-    if (modules == NULL || !PyDict_Check(modules)
-        || PyDict_GetItemStringRef(modules, "copyreg", &copyreg) <= 0)
-    {
-        return NULL;
-    }
-    PyObject *dict = PyModule_Check(copyreg) ? PyModule_GetDict(copyreg) : NULL;
-    if (dict != NULL) {
-        (void)PyDict_GetItemStringRef(dict, "dispatch_table", &table);
-    }
-    Py_DECREF(copyreg);
-    return table;
-}
-
 /* It can be changed at any time. */
 static int
 is_dispatched(packer *p, PyTypeObject *type)
 {
-    if (p->dispatch_table == NULL) {
-        p->dispatch_table = find_dispatch_table();
-        if (p->dispatch_table == NULL) {
-            return PyErr_Occurred() ? -1 : 0;
-        }
+    PyObject *table = _PyParcel_DispatchTable(p->home);
+    if (table == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
     }
-    if (!PyDict_CheckExact(p->dispatch_table)) {
+    if (!PyDict_CheckExact(table)) {
         return 1;
     }
-    return PyDict_Contains(p->dispatch_table, (PyObject *)type);
+    return PyDict_Contains(table, (PyObject *)type);
 }
 
 /* *simple is set if the instance can be taken by hand. */
@@ -232,6 +209,7 @@ _PyPacker_CheckSimple(packer *p, PyObject *obj, const _PyParcel_Class **cls,
         p->last_class = *cls;
         p->last_class_record = -1;
         p->last_keys = NULL;
+        p->last_family = NULL;
     }
     *cls = p->last_class;
     _PyPacker_GetAttributes(obj, *cls, a);
@@ -289,6 +267,17 @@ _PyPacker_TakeInstance(packer *p, PyObject *obj, const _PyParcel_Class *cls,
     Py_ssize_t type;
     if (take_class(p, Py_TYPE(obj), &type) < 0) {
         return -1;
+    }
+    if (_PyPacker_CanStayWhole(p, obj, cls, a, owned)) {
+        int several = (Py_REFCNT(obj) > 1);
+        int res = _PyPacker_TakeWhole(p, obj, type, owned, word);
+        if (res == 1 && several && remember(p, obj, *word) < 0) {
+            Py_DECREF(WORD_OBJECT(*word));
+            return -1;
+        }
+        if (res <= 1) {
+            return res;
+        }
     }
     int nslots = 0;
     for (int i = 0; i < cls->nslots; i++) {

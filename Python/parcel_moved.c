@@ -6,8 +6,11 @@
 //   Its ob_type is replaced, and nothing else in its memory.  A table of the
 //   home notes what its type was.  There are two types, one for objects with a
 //   header of the collector before them and one for those without, because
-//   that is what the base asks the type about.  All else that depends on the
-//   type of an object happens under its own, which is given back for that time:
+//   that is what the base asks the type about.  It also asks where an object has
+//   its list of weak references, when one of these ends or the collector clears
+//   them: for each such place there is a type like those two, made when the first
+//   object needs it.  All else that depends on the type of an object happens
+//   under its own, which is given back for that time:
 //
 //     tp_traverse   for one call, so that it finds slots, __dict__ and inline
 //                   values, and visits the type that the object has a
@@ -389,7 +392,7 @@ static PyType_Slot moved_slots[] = {
 static PyType_Spec moved_spec = {
     .name = "interpreters.MovedObject",
     .basicsize = sizeof(PyObject),
-    .flags = (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE
+    .flags = (Py_TPFLAGS_DEFAULT
               | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION),
     .slots = moved_slots,
 };
@@ -402,6 +405,20 @@ static PyType_Slot moved_gc_slots[] = {
     {0, NULL},
 };
 
+static PyType_Slot moved_plain_slots[] = {
+    {Py_tp_doc, (void *)moved_doc},
+    {Py_tp_dealloc, moved_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec moved_plain_spec = {
+    .name = "interpreters.MovedObject",
+    .basicsize = sizeof(PyObject),
+    .flags = (Py_TPFLAGS_DEFAULT
+              | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION),
+    .slots = moved_plain_slots,
+};
+
 static PyType_Spec moved_gc_spec = {
     .name = "interpreters.MovedObject",
     .basicsize = sizeof(PyObject),
@@ -409,6 +426,69 @@ static PyType_Spec moved_gc_spec = {
               | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION),
     .slots = moved_gc_slots,
 };
+
+static PyTypeObject *
+new_type(PyObject *module, PyObject *meta, PyType_Spec *spec, void *base,
+         moved_table *table)
+{
+    PyObject *type = PyType_FromMetaclass((PyTypeObject *)meta, module, spec,
+                                          base);
+    if (type != NULL) {
+        *table_slot((PyTypeObject *)type) = table;
+    }
+    return (PyTypeObject *)type;
+}
+
+/* All but the first MovedObject type are derived from it, and nothing else is. */
+static PyTypeObject *
+derived_type(PyTypeObject *base, PyType_Spec *spec)
+{
+    base->tp_flags |= Py_TPFLAGS_BASETYPE;
+    PyTypeObject *type = new_type(PyType_GetModule(base), (PyObject *)Py_TYPE(base),
+                                  spec, base, table_of(base));
+    base->tp_flags &= ~Py_TPFLAGS_BASETYPE;
+    return type;
+}
+
+/* --- Becoming one -------------------------------------------------------- */
+
+/* What an object of this type becomes: borrowed, or NULL without an exception
+   if there is no such type yet. */
+static PyTypeObject *
+find_moved_type(_PyParcel_Home *home, PyTypeObject *type)
+{
+    int gc = _PyType_IS_GC(type);
+    if (type->tp_weaklistoffset == 0) {
+        return home->moved_types[gc];
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(home->moved_weak_types); i++) {
+        PyTypeObject *t = (PyTypeObject *)PyList_GET_ITEM(home->moved_weak_types, i);
+        if (t->tp_weaklistoffset == type->tp_weaklistoffset
+            && _PyType_IS_GC(t) == gc)
+        {
+            return t;
+        }
+    }
+    return NULL;
+}
+
+static int
+ensure_moved_type(_PyParcel_Home *home, PyTypeObject *type)
+{
+    if (find_moved_type(home, type) != NULL) {
+        return 0;
+    }
+    PyTypeObject *base = home->moved_types[0];
+    PyTypeObject *moved = derived_type(base, _PyType_IS_GC(type) ? &moved_gc_spec
+                                                              : &moved_plain_spec);
+    if (moved == NULL) {
+        return -1;
+    }
+    moved->tp_weaklistoffset = type->tp_weaklistoffset;
+    int res = PyList_Append(home->moved_weak_types, (PyObject *)moved);
+    Py_DECREF(moved);
+    return res;
+}
 
 int
 _PyParcel_MovedPrepare(_PyParcel_Home *home, PyObject *obj)
@@ -424,6 +504,9 @@ _PyParcel_MovedPrepare(_PyParcel_Home *home, PyObject *obj)
     }
     if (Py_TYPE(obj)->tp_is_gc != NULL || _Py_IsImmortal(obj)) {
         PyErr_Format(PyExc_TypeError, "a '%T' object can't be moved away", obj);
+        return -1;
+    }
+    if (ensure_moved_type(home, Py_TYPE(obj)) < 0) {
         return -1;
     }
     assert(_Py_hashtable_get(table->types, obj) == NULL);
@@ -445,7 +528,7 @@ _PyParcel_MovedCancel(_PyParcel_Home *home, PyObject *obj)
 void
 _PyParcel_MovedCommit(_PyParcel_Home *home, PyObject *obj)
 {
-    PyTypeObject *moved = home->moved_types[_PyType_IS_GC(Py_TYPE(obj))];
+    PyTypeObject *moved = find_moved_type(home, Py_TYPE(obj));
     Py_SET_TYPE(obj, (PyTypeObject *)Py_NewRef(moved));
     assert(former_type(obj)->tp_dealloc != moved_dealloc);
 }
@@ -765,18 +848,6 @@ new_exception(const char *name, const char *doc, int with_attributes)
     return error;
 }
 
-static PyTypeObject *
-new_type(PyObject *module, PyObject *meta, PyType_Spec *spec, void *base,
-         moved_table *table)
-{
-    PyObject *type = PyType_FromMetaclass((PyTypeObject *)meta, module, spec,
-                                          base);
-    if (type != NULL) {
-        *table_slot((PyTypeObject *)type) = table;
-    }
-    return (PyTypeObject *)type;
-}
-
 int
 _PyParcel_MovedInit(_PyParcel_Home *home, PyObject *module)
 {
@@ -796,11 +867,9 @@ _PyParcel_MovedInit(_PyParcel_Home *home, PyObject *module)
     if (home->move_type == NULL || home->moved_types[0] == NULL) {
         goto exit;
     }
-    // It is what the other one is derived from, and that is all.
-    home->moved_types[1] = new_type(module, meta, &moved_gc_spec,
-                                    home->moved_types[0], table);
-    home->moved_types[0]->tp_flags &= ~Py_TPFLAGS_BASETYPE;
-    if (home->moved_types[1] == NULL) {
+    home->moved_types[1] = derived_type(home->moved_types[0], &moved_gc_spec);
+    home->moved_weak_types = PyList_New(0);
+    if (home->moved_types[1] == NULL || home->moved_weak_types == NULL) {
         goto exit;
     }
     home->moved_error = new_exception("interpreters.MovedError",

@@ -27,6 +27,7 @@
 #include "pycore_object.h"        // _PyObject_InlineValues()
 #include "pycore_parcel_graph.h"
 #include "pycore_parcel_moved.h"
+#include "pycore_parcel_pack.h"   // copy_str()
 #include "pycore_parcel_reduce.h" // _PyParcel_FindNamed()
 #include "pycore_pyerrors.h"
 #include "pycore_pystate.h"       // _PyInterpreterState_GET()
@@ -76,16 +77,18 @@ _PyParcel_ListTrack(PyGC_Head *list, Py_ssize_t n)
 /* --- Life -------------------------------------------------------------------- */
 
 _PyParcel *
-_PyParcel_New(_PyParcel_Home *home)
+_PyParcel_New(_PyParcel_Home *home, int for_graph)
 {
-    _PyParcel *parcel = PyMem_RawCalloc(1, sizeof(*parcel));
+    size_t head = offsetof(_PyParcel, graph.inplace);
+    _PyParcel *parcel = PyMem_RawMalloc(for_graph ? sizeof(*parcel) : head);
     if (parcel == NULL) {
         PyErr_NoMemory();
         return NULL;
     }
+    memset(parcel, 0, head);
     parcel->refs = 1;
     parcel->interpid = home->interpid;
-    parcel->nbytes = sizeof(*parcel);
+    parcel->nbytes = for_graph ? sizeof(*parcel) : head;
     _PyParcel_ListInit(&parcel->plain);
     return parcel;
 }
@@ -100,15 +103,21 @@ _PyParcel_Share(_PyParcel *parcel)
 void
 _PyParcel_FreeGraph(_PyParcel_Graph *g)
 {
-    PyMem_RawFree(g->records);
-    PyMem_RawFree(g->words);
-    PyMem_RawFree(g->holes);
-    PyMem_RawFree(g->shapes);
-    PyMem_RawFree(g->program);
+#define FREE_ARRAY(ARRAY) \
+    if (g->ARRAY != g->inplace.ARRAY) { \
+        PyMem_RawFree(g->ARRAY); \
+    }
+    FREE_ARRAY(records)
+    FREE_ARRAY(words)
+    FREE_ARRAY(holes)
+    FREE_ARRAY(shapes)
+    FREE_ARRAY(program)
+#undef FREE_ARRAY
+    _PyParcel_FreeFamilies(g);
     if (g->resources != NULL) {
         _PyParcel_ReleaseResources(g->resources, g->nresources);
     }
-    memset(g, 0, sizeof(*g));
+    memset(g, 0, offsetof(_PyParcel_Graph, inplace));
 }
 
 /* The plain part becomes the current interpreter's. */
@@ -135,6 +144,34 @@ drop_words(_PyParcel_Graph *g)
     g->nwords = 0;
 }
 
+/* Break all cycles: so none of them has an object of a family. */
+static void
+clear_plain(_PyParcel *parcel)
+{
+    PyGC_Head *list = &parcel->plain;
+    PyGC_Head *gc;
+    for (gc = _PyGCHead_NEXT(list); gc != list; gc = _PyGCHead_NEXT(gc)) {
+        Py_INCREF(_Py_FROM_GC(gc));
+    }
+    for (gc = _PyGCHead_NEXT(list); gc != list; gc = _PyGCHead_NEXT(gc)) {
+        PyObject *obj = _Py_FROM_GC(gc);
+        if (Py_TYPE(obj)->tp_clear != NULL) {
+            (void)Py_TYPE(obj)->tp_clear(obj);
+        }
+    }
+    PyGC_Head todo;
+    _PyParcel_ListInit(&todo);
+    _PyParcel_ListMerge(list, &todo);
+    while (!_PyParcel_ListIsEmpty(&todo)) {
+        // Some types die only in a list.
+        gc = _PyGCHead_NEXT(&todo);
+        _PyParcel_ListRemove(gc);
+        _PyParcel_ListAppend(list, gc);
+        Py_DECREF(_Py_FROM_GC(gc));
+    }
+    parcel->nplain = 0;
+}
+
 /* What is left of it dies in this interpreter. */
 static void
 empty_parcel(_PyParcel *parcel)
@@ -142,6 +179,10 @@ empty_parcel(_PyParcel *parcel)
     _PyParcel_Word root = parcel->root;
     if (root != 0 || parcel->nplain > 0 || parcel->graph.nwords > 0) {
         PyObject *exc = PyErr_GetRaisedException();
+        if (parcel->graph.families != NULL) {
+            _PyParcel_ClearFamilies(&parcel->graph);
+            clear_plain(parcel);
+        }
         adopt(parcel);
         parcel->root = 0;
         drop_words(&parcel->graph);
@@ -250,7 +291,7 @@ _PyParcel_CopyName(PyObject *obj)
         if (_PyParcel_InRuntime(obj)) {
             return obj;
         }
-        return _PyUnicode_Copy(obj);
+        return copy_str(obj);
     }
     if (PyTuple_CheckExact(obj)) {
         Py_ssize_t n = PyTuple_GET_SIZE(obj);
@@ -283,15 +324,20 @@ _PyParcel_CopyName(PyObject *obj)
 
 /* --- Making records ----------------------------------------------------------------- */
 
+#define INPLACE_MADE 16
+#define INPLACE_SHAPES 2
+#define INPLACE_PLACES 16
+
 /* A shape in the receiver. */
 typedef struct {
     const _PyParcel_Class *cls;     // valid if `simple`
     PyTypeObject *type;             // counted
     int simple;
     int mapped;                     // places[] are right
-    PyObject **names;               // of attributes: interned, counted
+    PyObject **names;               // of attributes: interned, counted; or NULL
     uint8_t *places;                // of attributes among the inline values
     Py_ssize_t *offsets;            // of slots
+    uint8_t inplace_places[INPLACE_PLACES];
 } local_shape;
 
 typedef struct {
@@ -301,6 +347,10 @@ typedef struct {
     PyObject **made;                // by record; counted
     local_shape *shapes;
     int loud;                       // runs code of others
+    int strange;                    // families do not fit
+    // For small messages, most of what takes time would be allocations.
+    PyObject *inplace_made[INPLACE_MADE];
+    local_shape inplace_shapes[INPLACE_SHAPES];
 } maker;
 
 /* A counted reference to what a word stands for.  The plain part has not been
@@ -341,12 +391,17 @@ unfill_holes(maker *m, Py_ssize_t record)
 static PyObject *
 find_named(maker *m, _PyParcel_Record *r)
 {
+    PyObject *where = WORD_OBJECT(m->g->words[r->first]);
+    PyObject *obj = _PyParcel_QuickFind(m->home, where);
+    if (obj != NULL) {
+        return obj;
+    }
     // Importing can keep what it is given.
-    PyObject *where = _PyParcel_CopyName(WORD_OBJECT(m->g->words[r->first]));
+    where = _PyParcel_CopyName(where);
     if (where == NULL) {
         return NULL;
     }
-    PyObject *obj = _PyParcel_FindNamed(m->home, where);
+    obj = _PyParcel_FindNamed(m->home, where);
     Py_DECREF(where);
     return obj;
 }
@@ -412,31 +467,83 @@ map_slots(maker *m, local_shape *local, const _PyParcel_Shape *shape)
     return 0;
 }
 
+/* Where the attributes of the shape are among the inline values of instances of
+   its class, once an instance has had all of them. */
+static void
+map_attributes(maker *m, local_shape *local, const _PyParcel_Shape *shape)
+{
+    PyTypeObject *type = local->type;
+    if (!(type->tp_flags & Py_TPFLAGS_INLINE_VALUES)) {
+        return;
+    }
+    PyDictKeysObject *keys = ((PyHeapTypeObject *)type)->ht_cached_keys;
+    if (keys == NULL) {
+        return;
+    }
+    PyDictUnicodeEntry *entries = DK_UNICODE_ENTRIES(keys);
+    const _PyParcel_Word *names = m->g->words + shape->names;
+    Py_ssize_t guess = 0;
+    for (int i = 0; i < shape->nattributes; i++) {
+        PyObject *name = WORD_OBJECT(names[i]);
+        Py_ssize_t at = guess;
+        if (at >= keys->dk_nentries
+            || !_PyUnicode_Equal(entries[at].me_key, name))
+        {
+            at = 0;
+            while (at < keys->dk_nentries
+                   && !_PyUnicode_Equal(entries[at].me_key, name))
+            {
+                at++;
+            }
+            if (at == keys->dk_nentries) {
+                return;
+            }
+        }
+        local->places[i] = (uint8_t)at;
+        guess = at + 1;
+    }
+    local->mapped = 1;
+}
+
+static int
+raise_no_class(PyObject *obj)
+{
+    PyErr_Format(PyExc_TypeError, "%R is a class in the sender, but not here", obj);
+    return -1;
+}
+
 static int
 look_at_shapes(maker *m)
 {
     _PyParcel_Graph *g = m->g;
-    m->shapes = PyMem_RawCalloc(g->nshapes + 1, sizeof(local_shape));
-    if (m->shapes == NULL) {
-        PyErr_NoMemory();
-        return -1;
+    m->shapes = m->inplace_shapes;
+    if (g->nshapes > INPLACE_SHAPES) {
+        m->shapes = PyMem_RawMalloc(g->nshapes * sizeof(local_shape));
+        if (m->shapes == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
     }
+    memset(m->shapes, 0, g->nshapes * sizeof(local_shape));
     for (Py_ssize_t i = 0; i < g->nshapes; i++) {
         const _PyParcel_Shape *shape = &g->shapes[i];
         local_shape *local = &m->shapes[i];
         PyObject *type = m->made[shape->type];
         if (!PyType_Check(type)) {
-            PyErr_Format(PyExc_TypeError,
-                         "%R is a class in the sender, but not here", type);
-            return -1;
+            return raise_no_class(type);
         }
         local->type = (PyTypeObject *)Py_NewRef(type);
-        if (intern_names(m, local, shape) < 0) {
+        local->places = local->inplace_places;
+        if (shape->nattributes > INPLACE_PLACES
+            && (local->places = PyMem_RawMalloc(shape->nattributes)) == NULL)
+        {
+            PyErr_NoMemory();
             return -1;
         }
-        local->places = PyMem_RawMalloc(shape->nattributes + 1);
-        local->offsets = PyMem_RawCalloc(shape->nslots + 1, sizeof(Py_ssize_t));
-        if (local->places == NULL || local->offsets == NULL) {
+        if (shape->nslots > 0
+            && (local->offsets = PyMem_RawCalloc(shape->nslots,
+                                                 sizeof(Py_ssize_t))) == NULL)
+        {
             PyErr_NoMemory();
             return -1;
         }
@@ -449,7 +556,26 @@ look_at_shapes(maker *m)
         if (local->simple && map_slots(m, local, shape) < 0) {
             return -1;
         }
+        map_attributes(m, local, shape);
         m->loud |= !local->simple;
+    }
+    return 0;
+}
+
+/* Families whose objects can't be instances of the class here. */
+static int
+look_at_families(maker *m)
+{
+    for (_PyParcel_Family *f = m->g->families; f != NULL; f = f->next) {
+        PyObject *type = m->made[f->type];
+        if (!PyType_Check(type)) {
+            return raise_no_class(type);
+        }
+        int fits = _PyParcel_FamilyFits(m->home, m->g, f, (PyTypeObject *)type);
+        if (fits < 0) {
+            return -1;
+        }
+        m->strange |= !fits;
     }
     return 0;
 }
@@ -520,39 +646,6 @@ make_record(maker *m, Py_ssize_t record)
     }
 }
 
-/* Where the attributes of the shape are among the inline values of instances of
-   its class, now that the first one has them. */
-static void
-map_attributes(maker *m, local_shape *local, const _PyParcel_Shape *shape)
-{
-    PyTypeObject *type = local->type;
-    if (!(type->tp_flags & Py_TPFLAGS_INLINE_VALUES)) {
-        return;
-    }
-    PyDictKeysObject *keys = ((PyHeapTypeObject *)type)->ht_cached_keys;
-    if (keys == NULL) {
-        return;
-    }
-    PyDictUnicodeEntry *entries = DK_UNICODE_ENTRIES(keys);
-    Py_ssize_t guess = 0;
-    for (int i = 0; i < shape->nattributes; i++) {
-        PyObject *name = local->names[i];
-        Py_ssize_t at = guess;
-        if (at >= keys->dk_nentries || entries[at].me_key != name) {
-            at = 0;
-            while (at < keys->dk_nentries && entries[at].me_key != name) {
-                at++;
-            }
-            if (at == keys->dk_nentries) {
-                return;
-            }
-        }
-        local->places[i] = (uint8_t)at;
-        guess = at + 1;
-    }
-    local->mapped = 1;
-}
-
 /* All attributes of a new instance, straight into their places. */
 static int
 store_mapped(maker *m, PyObject *obj, local_shape *local,
@@ -581,6 +674,9 @@ store_attributes(maker *m, PyObject *obj, local_shape *local,
     int n = shape->nattributes;
     if (n == 0 || (local->mapped && store_mapped(m, obj, local, words, n))) {
         return 0;
+    }
+    if (local->names == NULL && intern_names(m, local, shape) < 0) {
+        return -1;
     }
     for (int i = 0; i < n; i++) {
         PyObject *value = object_of(m, words[i]);
@@ -774,7 +870,9 @@ maker_free(maker *m, Py_ssize_t nrecords)
         for (Py_ssize_t i = 0; i < nrecords; i++) {
             Py_XDECREF(m->made[i]);
         }
-        PyMem_RawFree(m->made);
+        if (m->made != m->inplace_made) {
+            PyMem_RawFree(m->made);
+        }
     }
     if (m->shapes != NULL) {
         for (Py_ssize_t i = 0; i < m->g->nshapes; i++) {
@@ -784,10 +882,14 @@ maker_free(maker *m, Py_ssize_t nrecords)
             }
             PyMem_RawFree(m->shapes[i].names);
             Py_XDECREF(m->shapes[i].type);
-            PyMem_RawFree(m->shapes[i].places);
+            if (m->shapes[i].places != m->shapes[i].inplace_places) {
+                PyMem_RawFree(m->shapes[i].places);
+            }
             PyMem_RawFree(m->shapes[i].offsets);
         }
-        PyMem_RawFree(m->shapes);
+        if (m->shapes != m->inplace_shapes) {
+            PyMem_RawFree(m->shapes);
+        }
     }
 }
 
@@ -816,9 +918,31 @@ hand_over(_PyParcel *parcel)
     if (_PyRWGIL_WriteOwn(&section) < 0) {
         return -1;
     }
+    _PyParcel_Family *family = parcel->graph.families;
+    for (; family != NULL; family = family->next) {
+        _PyParcel_ListMerge(&family->list, &parcel->plain);
+        parcel->nplain += family->n;
+        family->n = 0;
+    }
     adopt(parcel);
     _PyRWGIL_WriteEnd(&section);
     return 0;
+}
+
+static void
+give_families(maker *m)
+{
+    for (_PyParcel_Family *f = m->g->families; f != NULL; f = f->next) {
+        _PyParcel_GiveFamily(f, (PyTypeObject *)m->made[f->type]);
+    }
+}
+
+static void
+take_back_families(maker *m)
+{
+    for (_PyParcel_Family *f = m->g->families; f != NULL; f = f->next) {
+        _PyParcel_TakeBackFamily(f, (PyTypeObject *)m->made[f->type]);
+    }
 }
 
 /* Names have been resolved.  `parcel` is the original or a duplicate. */
@@ -830,11 +954,36 @@ make_all(maker *m, _PyParcel *parcel)
     }
     m->parcel = parcel;
     m->g = &parcel->graph;
+    // What is called looks at the types of its arguments.
+    give_families(m);
     if (run_program(m) < 0 || (!m->loud && hand_over(parcel) < 0)) {
         unmake(m);
+        take_back_families(m);
         return NULL;
     }
     PyObject *root = finish(parcel, m);
+    return root;
+}
+
+static PyObject *open_graph(_PyParcel_Home *, _PyParcel *);
+
+/* With records instead of families. */
+static PyObject *
+open_apart(_PyParcel_Home *home, _PyParcel *parcel)
+{
+    _PyParcel *copy = _PyParcel_Duplicate(home, parcel);
+    if (copy == NULL) {
+        return NULL;
+    }
+    PyObject *root = open_graph(home, copy);
+    _PyParcel_Discard(copy);
+    if (root != NULL) {
+        empty_parcel(parcel);
+    }
+    else {
+        _PyParcel_UnshareBuffers(parcel->graph.resources,
+                                 parcel->graph.nresources);
+    }
     return root;
 }
 
@@ -843,15 +992,29 @@ open_graph(_PyParcel_Home *home, _PyParcel *parcel)
 {
     Py_ssize_t nrecords = parcel->graph.nrecords;
     Py_ssize_t nshapes = parcel->graph.nshapes;
-    maker m = {.home = home, .parcel = parcel, .g = &parcel->graph,
-               .loud = parcel->graph.runs_code};
+    maker m;
+    memset(&m, 0, offsetof(maker, inplace_made));
+    m.home = home;
+    m.parcel = parcel;
+    m.g = &parcel->graph;
+    m.loud = parcel->graph.runs_code;
     PyObject *root = NULL;
-    m.made = PyMem_RawCalloc(nrecords + 1, sizeof(PyObject *));
-    if (m.made == NULL) {
-        PyErr_NoMemory();
+    m.made = m.inplace_made;
+    if (nrecords > INPLACE_MADE) {
+        m.made = PyMem_RawMalloc(nrecords * sizeof(PyObject *));
+        if (m.made == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+    }
+    memset(m.made, 0, nrecords * sizeof(PyObject *));
+    if (resolve(&m) < 0 || (nshapes > 0 && look_at_shapes(&m) < 0)
+        || look_at_families(&m) < 0)
+    {
         goto exit;
     }
-    if (resolve(&m) < 0 || (nshapes > 0 && look_at_shapes(&m) < 0)) {
+    if (m.strange || (m.loud && parcel->graph.families != NULL)) {
+        root = open_apart(home, parcel);
         goto exit;
     }
     if (!m.loud) {

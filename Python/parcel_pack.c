@@ -102,12 +102,12 @@ Py_ssize_t
 _PyPacker_AddRecord(packer *p, _PyParcel_RecordKind kind, Py_ssize_t nwords)
 {
     _PyParcel_Graph *g = &p->parcel->graph;
-    if (GROW(g->records, g->nrecords, p->records_room) < 0) {
+    if (GROW_GRAPH(p, records, nrecords) < 0) {
         return -1;
     }
     while (nwords < MAX_RECORDS && g->nwords + nwords > p->words_room) {
         if (_PyPacker_GrowSlow((void **)&g->words, &p->words_room,
-                               sizeof(*g->words), NULL) < 0)
+                               sizeof(*g->words), g->inplace.words) < 0)
         {
             return -1;
         }
@@ -134,7 +134,7 @@ int
 _PyPacker_AddStep(packer *p, _PyParcel_Op op, Py_ssize_t record)
 {
     _PyParcel_Graph *g = &p->parcel->graph;
-    if (GROW(g->program, g->nsteps, p->program_room) < 0) {
+    if (GROW_GRAPH(p, program, nsteps) < 0) {
         return -1;
     }
     g->program[g->nsteps++] = PROGRAM_STEP(op, record);
@@ -197,7 +197,7 @@ int
 _PyPacker_AddHole(packer *p, PyObject **slot, Py_ssize_t record)
 {
     _PyParcel_Graph *g = &p->parcel->graph;
-    if (GROW(g->holes, g->nholes, p->holes_room) < 0) {
+    if (GROW_GRAPH(p, holes, nholes) < 0) {
         return -1;
     }
     if (g->nholes >= MAX_RECORDS) {
@@ -218,26 +218,40 @@ _PyPacker_AddHole(packer *p, PyObject **slot, Py_ssize_t record)
 int
 _PyPacker_BeginWalk(packer *p)
 {
-    p->parcel = _PyParcel_New(p->home);
+    p->parcel = _PyParcel_New(p->home, 1);
     if (p->parcel == NULL) {
         return -1;
     }
 #ifdef Py_REF_DEBUG
     p->reftotal_before = _PyInterpreterState_GET()->object_state.reftotal;
 #endif
-    p->records_room = p->words_room = p->holes_room = 0;
-    p->shapes_room = p->program_room = p->resources_room = 0;
+    _PyParcel_Graph *g = &p->parcel->graph;
+    g->records = g->inplace.records;
+    g->words = g->inplace.words;
+    g->holes = g->inplace.holes;
+    g->shapes = g->inplace.shapes;
+    g->program = g->inplace.program;
+    p->records_room = Py_ARRAY_LENGTH(g->inplace.records);
+    p->words_room = Py_ARRAY_LENGTH(g->inplace.words);
+    p->holes_room = Py_ARRAY_LENGTH(g->inplace.holes);
+    p->shapes_room = Py_ARRAY_LENGTH(g->inplace.shapes);
+    p->program_room = Py_ARRAY_LENGTH(g->inplace.program);
+    p->resources_room = 0;
     p->depth = 0;
     p->npending = p->ndelayed = 0;
     p->needs_code = NULL;
     p->refused = NULL;
     p->needs_isolation = 0;
     p->found_given = 0;
+    p->found_code = 0;
+    p->last_family = NULL;
+    p->stays = NULL;
     p->last_type = NULL;
     p->last_class_record = -1;
     p->last_shape = -1;
     p->last_keys = NULL;
     memset(p->keys, 0, sizeof(p->keys));
+    p->nkept = 0;
     return 0;
 }
 
@@ -276,6 +290,15 @@ do_walk(packer *p)
     }
     if (res > 0) {
         res = _PyPacker_Walk(p);
+    }
+    if (res == 0 && p->parcel->graph.runs_code
+        && p->parcel->graph.families != NULL)
+    {
+        p->found_code = 1;
+        return -1;
+    }
+    if (res == 0 && p->nkept > 0) {
+        res = _PyPacker_ReplaceKeys(p);
     }
     return res;
 }
@@ -324,7 +347,8 @@ prepare_again(packer *p, int *discoveries)
         }
         return res;
     }
-    assert(p->found_given);
+    assert(p->found_given || p->found_code);
+    p->no_families |= p->found_code;
     return 0;
 }
 
@@ -404,13 +428,13 @@ _PyPacker_Free(packer *p)
     for (Py_ssize_t i = 0; i < p->nreductions; i++) {
         Py_DECREF(p->reductions[i].obj);
     }
-    Py_XDECREF(p->dispatch_table);
     PyErr_SetRaisedException(exc);
     PyMem_RawFree(p->changes);
     PyMem_RawFree(p->reductions);
     PyMem_RawFree(p->dissolved);
     PyMem_RawFree(p->givens);
     PyMem_RawFree(p->delayed);
+    PyMem_RawFree(p->kept);
     PyMem_RawFree(p->dup_holes);
     if (p->frames != p->inplace_frames) {
         PyMem_RawFree(p->frames);
@@ -432,9 +456,13 @@ _PyPacker_LeaveHeap(packer *p)
                         + interp->object_state.reftotal - p->reftotal_before);
     _Py_AddRefTotal(_PyThreadState_GET(), -parcel->reftotal);
 #endif
-    int *count = &_PyInterpreterState_GET()->gc.generations[0].count;
-    *count = parcel->nplain < *count ? *count - (int)parcel->nplain : 0;
     _PyParcel_Graph *g = &parcel->graph;
+    Py_ssize_t n = parcel->nplain;
+    for (_PyParcel_Family *f = g->families; f != NULL; f = f->next) {
+        n += f->n;
+    }
+    int *count = &_PyInterpreterState_GET()->gc.generations[0].count;
+    *count = n < *count ? *count - (int)n : 0;
     parcel->nbytes += (g->nrecords * sizeof(*g->records)
                        + g->nwords * sizeof(*g->words)
                        + g->nholes * sizeof(*g->holes)
@@ -479,7 +507,7 @@ pack_root(_PyParcel_Home *home, PyObject *obj, PyObject **slot)
 static _PyParcel *
 pack_atom(_PyParcel_Home *home, PyObject *obj)
 {
-    _PyParcel *parcel = _PyParcel_New(home);
+    _PyParcel *parcel = _PyParcel_New(home, 0);
     if (parcel == NULL) {
         return NULL;
     }
@@ -495,7 +523,6 @@ pack_atom(_PyParcel_Home *home, PyObject *obj)
     }
     parcel->root = (_PyParcel_Word)copy;
     parcel->stats.copied = 1;
-    parcel->nbytes = sizeof(_PyParcel);
 #ifdef Py_REF_DEBUG
     if (!_Py_IsImmortal(copy)) {
         parcel->reftotal = 1;

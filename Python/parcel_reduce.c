@@ -267,6 +267,13 @@ kept(names *n, kept_index index)
     return n->kept[index];
 }
 
+PyObject *
+_PyParcel_DispatchTable(_PyParcel_Home *home)
+{
+    names *n = get_names(home);
+    return n == NULL ? NULL : kept(n, KEPT_DISPATCH_TABLE);
+}
+
 typedef enum {
     MISSING = 0,
     FOUND = 1,
@@ -797,6 +804,7 @@ reduce_deque(PyObject *obj, _PyParcel_Reduction *r)
     if (set_call(r, (PyObject *)Py_TYPE(obj), args) < 0) {
         return -1;
     }
+    r->mirrors = 1;
     r->list = PySequence_List(obj);
     return r->list == NULL ? -1 : 0;
 }
@@ -814,6 +822,7 @@ reduce_defaultdict(PyObject *obj, _PyParcel_Reduction *r)
     if (set_call(r, (PyObject *)Py_TYPE(obj), args) < 0) {
         return -1;
     }
+    r->mirrors = 1;
     r->items = flat_items(obj);
     return r->items == NULL ? -1 : 0;
 }
@@ -828,6 +837,7 @@ reduce_ordereddict(PyObject *obj, _PyParcel_Reduction *r)
     if (set_call(r, (PyObject *)Py_TYPE(obj), PyTuple_New(0)) < 0) {
         return -1;
     }
+    r->mirrors = 2;
     r->items = ordered_items(obj);
     if (r->items == NULL) {
         return -1;
@@ -846,6 +856,7 @@ reduce_counter(names *n, PyObject *obj, _PyParcel_Reduction *r)
     if (set_call(r, n->makers[NEW_DICT], PyTuple_Pack(1, Py_TYPE(obj))) < 0) {
         return -1;
     }
+    r->mirrors = 1;
     r->items = flat_items(obj);
     return r->items == NULL ? -1 : 0;
 }
@@ -1000,6 +1011,7 @@ reduce_subclass(names *n, int is_dict, PyObject *obj, _PyParcel_Reduction *r)
     {
         return -1;
     }
+    r->mirrors = 1;
     if (is_dict && PyDict_GET_SIZE(obj) > 0) {
         r->items = flat_items(obj);
         if (r->items == NULL) {
@@ -1721,9 +1733,10 @@ _PyParcel_Reduce(_PyParcel_Home *home, PyObject **message, PyObject *obj,
 
 /* --- Names, in the receiver ---------------------------------------------- */
 
-/* From the receiver's own __main__, or the sender's script. */
+/* From the receiver's own __main__, or the sender's script.  NULL without an
+   exception if code has to look for it. */
 static PyObject *
-find_in_main(names *n, PyObject *qualname, PyObject *script)
+quick_find_in_main(names *n, PyObject *qualname, PyObject *script)
 {
     static const char *const mains[] = {"__main__", "__interp_main__"};
     // The codec is to know of a script before anything of it is looked for.
@@ -1733,6 +1746,7 @@ find_in_main(names *n, PyObject *qualname, PyObject *script)
     for (int i = 0; told && i < 2; i++) {
         PyObject *name = PyUnicode_FromString(mains[i]);
         if (name == NULL) {
+            PyErr_Clear();
             return NULL;
         }
         PyObject *dict = module_dict(name);
@@ -1747,7 +1761,34 @@ find_in_main(names *n, PyObject *qualname, PyObject *script)
         }
         told = res == MISSING;
     }
-    return call_codec(n, "find_main", qualname, script, NULL);
+    return NULL;
+}
+
+static PyObject *
+quick_find(names *n, PyObject *where)
+{
+    PyObject *module_name = PyTuple_GET_ITEM(where, 0);
+    PyObject *qualname = PyTuple_GET_ITEM(where, 1);
+    if (PyTuple_GET_SIZE(where) > 2) {
+        return quick_find_in_main(n, qualname, PyTuple_GET_ITEM(where, 2));
+    }
+    PyObject *dict = qualname != Py_None ? module_dict(module_name) : NULL;
+    PyObject *found;
+    if (dict != NULL && path_lookup(dict, qualname, &found) == FOUND) {
+        return Py_NewRef(found);
+    }
+    return NULL;
+}
+
+PyObject *
+_PyParcel_QuickFind(_PyParcel_Home *home, PyObject *where)
+{
+    names *n = get_names(home);
+    if (n == NULL) {
+        PyErr_Clear();
+        return NULL;
+    }
+    return quick_find(n, where);
 }
 
 PyObject *
@@ -1760,15 +1801,13 @@ _PyParcel_FindNamed(_PyParcel_Home *home, PyObject *where)
     assert(PyTuple_CheckExact(where) && PyTuple_GET_SIZE(where) >= 2);
     PyObject *module_name = PyTuple_GET_ITEM(where, 0);
     PyObject *qualname = PyTuple_GET_ITEM(where, 1);
-    if (PyTuple_GET_SIZE(where) > 2) {
-        return find_in_main(n, qualname, PyTuple_GET_ITEM(where, 2));
+    PyObject *found = quick_find(n, where);
+    if (found != NULL) {
+        return found;
     }
-    if (qualname != Py_None) {
-        PyObject *dict = module_dict(module_name);
-        PyObject *found;
-        if (dict != NULL && path_lookup(dict, qualname, &found) == FOUND) {
-            return Py_NewRef(found);
-        }
+    if (PyTuple_GET_SIZE(where) > 2) {
+        return call_codec(n, "find_main", qualname, PyTuple_GET_ITEM(where, 2),
+                          NULL);
     }
     PyObject *module = PyImport_Import(module_name);
     if (module == NULL || qualname == Py_None) {

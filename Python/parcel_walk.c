@@ -12,15 +12,14 @@
 int
 _PyPacker_TakeOther(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
 {
-    if (_PyParcel_IsProcessWide(obj)) {
-        p->parcel->stats.shared++;
-        *word = (_PyParcel_Word)obj;
-        return 0;
-    }
     known *k = find_known(p, obj);
     if (k != NULL && k->to != 0) {
-        *word = k->to;
+        *word = (WORD_IS_RECORD(k->to) ? k->to
+                 : (_PyParcel_Word)Py_NewRef(WORD_OBJECT(k->to)));
         return 0;
+    }
+    if (p->dup != NULL && _PyParcel_IsOfFamily(obj)) {
+        return _PyPacker_TakeApart(p, obj, word);
     }
     const _PyParcel_Class *cls;
     attributes a;
@@ -70,7 +69,9 @@ int
 _PyPacker_Take(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
 {
     PyTypeObject *type = Py_TYPE(obj);
-    if (is_atom_type(type)) {
+    int which = (type == &PyList_Type ? 1 : type == &PyDict_Type ? 2
+                 : type == &PyTuple_Type ? 3 : 0);
+    if (which == 0 && is_atom_type(type)) {
         if (_PyParcel_InRuntime(obj)) {
             p->parcel->stats.shared++;
             *word = (_PyParcel_Word)obj;
@@ -83,11 +84,16 @@ _PyPacker_Take(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
         }
         return _PyPacker_TakeAtom(p, obj, owned, word);
     }
-    int which = (type == &PyList_Type ? 1 : type == &PyDict_Type ? 2
-                 : type == &PyTuple_Type ? 3
-                 : type == &PySet_Type || type == &PyFrozenSet_Type ? 4
-                 : type == &PySlice_Type ? 5 : 0);
     if (which == 0) {
+        which = (type == &PySet_Type || type == &PyFrozenSet_Type ? 4
+                 : type == &PySlice_Type ? 5 : 0);
+    }
+    if (which == 0) {
+        if (_PyParcel_IsProcessWide(obj)) {
+            p->parcel->stats.shared++;
+            *word = (_PyParcel_Word)obj;
+            return 0;
+        }
         if (type == p->home->move_type && type != NULL) {
             return _PyPacker_TakeMarker(p, obj, word);
         }
@@ -202,27 +208,6 @@ _PyPacker_ReleaseLater(packer *p, PyObject *obj)
 }
 
 
-/* Of these, the ones that can stay in the slot of an owned container. */
-static inline int
-stays(packer *p, PyObject *obj)
-{
-    if (Py_REFCNT(obj) == 1) {
-        PyTypeObject *type = Py_TYPE(obj);
-        if (type == &PyLong_Type || type == &PyFloat_Type
-            || (type == &PyUnicode_Type && !PyUnicode_CHECK_INTERNED(obj)))
-        {
-            count_moved_atom(p, obj);
-            return 1;
-        }
-        return 0;
-    }
-    if (_PyParcel_InRuntime(obj) || obj == Py_None) {
-        p->parcel->stats.shared++;
-        return 1;
-    }
-    return 0;
-}
-
 /* What has been taken for the child `old` of a container comes into its slot.  In
    place, a child that stands for itself stays. */
 static inline int
@@ -259,21 +244,35 @@ error:
     return -1;
 }
 
-/* In a parcel that is copied: does this None stand for a record? */
-static _PyParcel_Word
-hole_at(packer *p, PyObject **slot)
+/* A value that only a reduced object and the list that shows its content have: it
+   will not be met again.  As take_quickly(). */
+static int
+take_mirrored(packer *p, PyObject *obj, Py_ssize_t refs, _PyParcel_Word *word)
 {
-    if (p->dup_holes == NULL) {
+    if (Py_REFCNT(obj) != refs) {
         return 0;
     }
-    known *k = probe(p->dup_holes, p->dup_mask, slot);
-    return k->obj != NULL ? k->to : 0;
+    PyTypeObject *type = Py_TYPE(obj);
+    PyObject *copy;
+    if (type == &PyUnicode_Type) {
+        copy = copy_str(obj);
+    }
+    else if (type == &PyLong_Type) {
+        copy = copy_int(obj);
+    }
+    else if (type == &PyFloat_Type) {
+        copy = PyFloat_FromDouble(PyFloat_AS_DOUBLE(obj));
+    }
+    else {
+        return 0;
+    }
+    if (copy == NULL) {
+        return -1;
+    }
+    p->parcel->stats.copied++;
+    *word = (_PyParcel_Word)copy;
+    return 1;
 }
-
-#define TAKE_CHILD(P, FROM, OWNED, WORD) \
-    ((P)->dup != NULL && *(FROM) == Py_None \
-     && ((WORD) = hole_at((P), (FROM))) != 0 ? 0 \
-     : _PyPacker_Take((P), *(FROM), (OWNED), &(WORD)))
 
 static int
 step_items(packer *p, frame *f)
@@ -294,6 +293,10 @@ step_items(packer *p, frame *f)
         }
         _PyParcel_Word word;
         int quick = p->dup != NULL ? 0 : take_quickly(p, obj, owned, &word);
+        if (quick == 0 && f->mirrored) {
+            int twice = (f->mirrored == 2 && (i & 1) == 0);
+            quick = take_mirrored(p, obj, 2 + twice, &word);
+        }
         if (quick > 0) {
             if (store(p, &to[i], obj, f, word) < 0) {
                 return -1;
@@ -332,7 +335,7 @@ take_key(packer *p, PyObject *key, Py_ssize_t i, int owned,
         return _PyPacker_Take(p, key, owned, word);
     }
     int cached = (i < KEY_CACHE);
-    if (cached && p->keys[i].from == key) {
+    if (cached && p->keys[i].from == key && p->keys[i].kept == 0) {
         *word = (_PyParcel_Word)Py_NewRef(p->keys[i].to);
         return 0;
     }
@@ -342,13 +345,83 @@ take_key(packer *p, PyObject *key, Py_ssize_t i, int owned,
     {
         p->keys[i].from = key;
         p->keys[i].to = WORD_OBJECT(*word);
+        p->keys[i].kept = 0;
     }
     return res;
+}
+
+/* The key of an entry of an owned dict, which does not stay as it is. */
+static int
+settle_key(packer *p, PyObject **slot, Py_ssize_t i, frame *f)
+{
+    PyObject *key = *slot;
+    int cached = (i < KEY_CACHE);
+    if (cached && p->keys[i].from == key && p->keys[i].kept != 0) {
+        p->kept[p->keys[i].kept - 1].seen++;
+        return 0;
+    }
+    Py_ssize_t kept;
+    if ((!cached || p->keys[i].from != key)
+        && (kept = _PyPacker_KeepKey(p, key)) != 0)
+    {
+        if (kept > 0 && cached) {
+            p->keys[i].from = key;
+            p->keys[i].kept = kept;
+        }
+        return kept > 0 ? 0 : -1;
+    }
+    _PyParcel_Word word;
+    if (take_key(p, key, i, f->owned, &word) < 0) {
+        return -1;
+    }
+    return store(p, slot, key, f, word);
+}
+
+/* An owned dict, whose keys are all str: the most common. */
+static int
+step_dict_in_place(packer *p, frame *f)
+{
+    Py_ssize_t at = f - p->frames;
+    PyDictUnicodeEntry *entries = DK_UNICODE_ENTRIES(f->of.dict->ma_keys);
+    Py_ssize_t n = f->of.dict->ma_keys->dk_nentries;
+    for (Py_ssize_t i = f->i; i < n; i++) {
+        PyDictUnicodeEntry *entry = &entries[i];
+        PyObject *value = entry->me_value;
+        if (value == NULL) {
+            continue;
+        }
+        if (!stays(p, entry->me_key)
+            && settle_key(p, &entry->me_key, i, f) < 0)
+        {
+            return -1;
+        }
+        if (stays(p, value)) {
+            continue;
+        }
+        f->i = i + 1;
+        _PyParcel_Word word;
+        int entered = _PyPacker_Take(p, value, f->owned, &word);
+        if (entered < 0) {
+            return -1;
+        }
+        // The frames can have moved.
+        f = &p->frames[at];
+        if (store(p, &entry->me_value, value, f, word) < 0) {
+            return -1;
+        }
+        if (entered) {
+            return 1;
+        }
+    }
+    return 0;
 }
 
 static int
 step_dict(packer *p, frame *f)
 {
+    if (f->in_place && DK_IS_UNICODE(f->of.dict->ma_keys)) {
+        return step_dict_in_place(p, f);
+    }
     Py_ssize_t at = f - p->frames;
     int owned = f->owned;
     int own = (f->record == 0);     // see unsplit()
@@ -542,6 +615,7 @@ step_call(packer *p, frame *f)
             continue;
         }
         Py_ssize_t at = f->to.words + i;
+        int mirrored = i > 2 ? r->mirrors : 0;
         _PyParcel_Word word;
         int entered = _PyPacker_Take(p, parts[i], 0, &word);
         if (entered < 0
@@ -552,6 +626,7 @@ step_call(packer *p, frame *f)
         p->parcel->graph.words[at] = word;
         if (entered) {
             p->frames[p->depth - 1].arguments = (i == 1);
+            p->frames[p->depth - 1].mirrored = (uint8_t)mirrored;
             return 1;
         }
     }
@@ -585,6 +660,9 @@ _PyPacker_Walk(packer *p)
             break;
         case FRAME_INSTANCE:
             entered = _PyPacker_StepInstance(p, f);
+            break;
+        case FRAME_APART:
+            entered = _PyPacker_StepApart(p, f);
             break;
         case FRAME_CALL:
             entered = step_call(p, f);

@@ -42,7 +42,8 @@
      - A thread of C code that runs on after its interpreter's end may find its
        statics made new.  (A thread that comes back to Python does not get there:
        its interpreter is gone.)
-     - Thread-local variables are not made new in threads that live on.
+     - Thread-local variables with destructors are not made new in threads that
+       live on.
 
    Locks: `mutex` guards everything here but the atomics.  It is held while a
    file is copied and loaded and while constructors run; nothing but the loader's
@@ -50,14 +51,18 @@
    of `copies` without it see a list that only grows at its head. */
 
 #include "Python.h"
+#include "pycore_gc.h"            // PyGC_Head
 #include "pycore_import.h"        // _PyImport_RunModInitFunc()
 #include "pycore_initconfig.h"    // _PyStatus_OK()
 #include "pycore_interp.h"        // PyInterpreterState
 #include "pycore_lock.h"          // PyMutex
+#include "pycore_memoryobject.h"  // _PyManagedBuffer_Type
 #include "pycore_moduleobject.h"  // _PyModule_GetDef()
 #include "pycore_pystate.h"       // _PyInterpreterState_GET()
 #include "pycore_rwextcopy.h"
 #include "pycore_rwextimage.h"
+#include "pycore_weakref.h"       // _PyWeakref_ClearWeakRefsNoCallbacks()
+#include "stdlib_module_names.h"  // _Py_stdlib_module_names
 
 #ifdef _PyRWExt_SUPPORTED
 
@@ -88,6 +93,7 @@ typedef struct source {
     char *path;
     struct stat id;
     int uses_python;
+    int takes_capsules;         // gets C functions of other modules
     name_entry *declared;       // names of modules that need no copy
     index_entry *indexes;       // of module definitions
 } source;
@@ -114,6 +120,8 @@ typedef struct copy {
     int live;                   // see the states
     int used;                   // has ever been live
     uint64_t woken;             // order in which copies became live
+    uint64_t reused;            // the same, if this was not the first time
+    int thread_exits;           // has thread-locals with destructors
     Py_ssize_t modules;         // how many were made from it
     Py_ssize_t holds;           // _PyRWExt_Hold()
     size_t bytes;               // memory of its own
@@ -134,7 +142,7 @@ static uint64_t serial;         // counts copies made, and copies woken
 
 /* --- Settings ------------------------------------------------------------ */
 
-enum mode {MODE_AUTO, MODE_OFF, MODE_ALL};
+enum mode {MODE_AUTO, MODE_OFF, MODE_ALL, MODE_NAMED};
 
 static const char *const mode_names[] = {"auto", "off", "all"};
 
@@ -144,15 +152,35 @@ static struct {
     char text[1024];
 } settings;
 
+static int
+is_in_stdlib(const char *name)
+{
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(_Py_stdlib_module_names); i++) {
+        if (strcmp(name, _Py_stdlib_module_names[i]) == 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* The standard library's modules that declare support are part of the machinery:
+   some enter their functions in tables of the process.  Who wants copies of those
+   must name them. */
 static enum mode
 mode_for(const char *module)
 {
     enum mode mode = settings.mode;
+    if (mode == MODE_ALL && is_in_stdlib(module)) {
+        mode = MODE_AUTO;
+    }
     const size_t len = strlen(module);
     for (const char *p = settings.text; *p != '\0'; p += *p == ',') {
         size_t n = strcspn(p, ",");
-        if (n == len + 1 && memcmp(p + 1, module, len) == 0) {
-            mode = *p == '+' ? MODE_ALL : MODE_OFF;
+        // "+spam" is about spam and all that is in it.
+        if (n > 1 && n - 1 <= len && memcmp(p + 1, module, n - 1) == 0
+            && (module[n - 1] == '.' || module[n - 1] == '\0'))
+        {
+            mode = *p == '+' ? MODE_NAMED : MODE_OFF;
         }
         p += n;
     }
@@ -236,8 +264,11 @@ applies(PyInterpreterState *interp)
     {
         return 0;
     }
+    const PyConfig *config =
+        _PyInterpreterState_GetConfig(_PyInterpreterState_Main());
     return (interp->feature_flags & GETS_COPIES)
-        || !_PyInterpreterState_GetConfig(_PyInterpreterState_Main())->parse_argv;
+        // Nobody has given it a command line: it is embedded.
+        || !config->parse_argv || config->orig_argv.length == 0;
 }
 
 
@@ -259,7 +290,11 @@ int64_t
 _PyRWExt_InterpreterOfAddress(const void *pc)
 {
     copy *c = find_by_address(pc);
-    return c == NULL ? -1 : c->owner;
+    if (c == NULL) {
+        return -1;
+    }
+    int64_t owner = c->owner;
+    return owner < 0 ? _PyRWExt_NOBODY : owner;
 }
 
 int
@@ -384,10 +419,38 @@ delete_tss(Py_tss_t *key)
     PyThread_tss_delete(key);
 }
 
+/* A module that asks for the main interpreter wants to know whether it is in the
+   only one that it is made for: a copy is.  (NumPy warns, others refuse.) */
+static PyInterpreterState *
+main_for_copy(void)
+{
+    copy *c = find_by_address(__builtin_return_address(0));
+    PyThreadState *tstate = _PyThreadState_GET();
+    if (c != NULL && tstate != NULL && tstate->interp->id == c->owner) {
+        return tstate->interp;
+    }
+    return PyInterpreterState_Main();
+}
+
+extern int __cxa_thread_atexit_impl(void (*)(void *), void *, void *);
+
+static int
+note_thread_exit(void (*function)(void *), void *arg, void *dso)
+{
+    copy *c = find_by_address(__builtin_return_address(0));
+    if (c != NULL) {
+        c->thread_exits = 1;
+    }
+    return __cxa_thread_atexit_impl(function, arg, dso);
+}
+
 static const struct {
     const char *name;
     void *function;
 } replaced[] = {
+    {"PyInterpreterState_Main", (void *)main_for_copy},
+    {"__cxa_thread_atexit", (void *)note_thread_exit},
+    {"__cxa_thread_atexit_impl", (void *)note_thread_exit},
     {"__cxa_atexit", (void *)forget_exit_function},
     {"pthread_key_create", (void *)create_key},
     {"pthread_key_delete", (void *)delete_key},
@@ -620,6 +683,41 @@ run_constructors(copy *c)
     }
 }
 
+/* The number of the last reuse that this thread has taken note of. */
+static _Py_thread_local uint64_t reuses_seen;
+
+static uint64_t last_reuse;     // written with the mutex held, read without
+
+/* Makes the thread-locals of copies that were used again since this thread looked
+   what they are in a new thread.  Not those with destructors: the thread will run
+   each of them once for every time that it was asked to. */
+static void
+renew_thread_locals(void)
+{
+    for (copy *c = copies; c != NULL; c = c->next) {
+        void *block = NULL;
+        if (c->reused > reuses_seen && c->layout.tls_size != 0
+            && !c->thread_exits && c->handle != NULL
+            && dlinfo(c->handle, RTLD_DI_TLS_DATA, &block) == 0 && block != NULL)
+        {
+            size_t filled = c->layout.tls_filled;
+            memcpy(block, (void *)(c->start + c->layout.tls), filled);
+            memset((char *)block + filled, 0, c->layout.tls_size - filled);
+        }
+    }
+    reuses_seen = last_reuse;
+}
+
+void
+_PyRWExt_EnterThread(void)
+{
+    if (_Py_atomic_load_uint64_relaxed(&last_reuse) != reuses_seen) {
+        PyMutex_Lock(&mutex);
+        renew_thread_locals();
+        PyMutex_Unlock(&mutex);
+    }
+}
+
 static const char *
 wake(copy *c)
 {
@@ -632,10 +730,13 @@ wake(copy *c)
             return reason;
         }
     }
+    c->woken = ++serial;
     if (c->used) {
         restore(c);
+        c->reused = c->woken;
+        _Py_atomic_store_uint64_relaxed(&last_reuse, c->reused);
+        renew_thread_locals();
     }
-    c->woken = ++serial;
     const char *reason = c->layout.shared_statics ? bind_symbols(c, 1) : NULL;
     if (reason == NULL) {
         c->used = 1;
@@ -733,7 +834,7 @@ show_as(copy *c, const char *path)
 {
     const char *slash = strrchr(path, '/');
     size_t size = strlen(path) + 5;
-    char *shown = PyMem_RawMalloc(size);
+    char *shown = malloc(size);     // dlclose() frees it
     if (shown != NULL && slash != NULL) {
         PyOS_snprintf(shown, size, "%.*s/./%s", (int)(slash - path), path,
                       slash + 1);
@@ -965,7 +1066,7 @@ find_source(const struct stat *id)
 }
 
 static source *
-add_source(const char *path, const struct stat *id, int uses_python)
+add_source(const char *path, const struct stat *id, const _PyRWExtImage *image)
 {
     source *src = PyMem_RawCalloc(1, sizeof(source));
     char *name = _PyMem_RawStrdup(path);
@@ -976,7 +1077,10 @@ add_source(const char *path, const struct stat *id, int uses_python)
     }
     src->path = name;
     src->id = *id;
-    src->uses_python = uses_python;
+    src->uses_python = _PyRWExtImage_Calls(image, "Py")
+                       || _PyRWExtImage_Calls(image, "_Py");
+    src->takes_capsules = _PyRWExtImage_Calls(image, "PyCapsule_Import")
+                          || _PyRWExtImage_Calls(image, "PyCapsule_GetPointer");
     src->next = sources;
     sources = src;
     return src;
@@ -1007,7 +1111,7 @@ acquire(int64_t owner, const char *path, int fd, copy **res)
         : _PyRWExtImage_Open(&image, fd, (size_t)id.st_size, dir);
     if (reason == NULL) {
         if (src == NULL) {
-            src = add_source(path, &id, _PyRWExtImage_UsesPython(&image));
+            src = add_source(path, &id, &image);
         }
         if (src == NULL) {
             reason = "out of memory";
@@ -1019,6 +1123,116 @@ acquire(int64_t owner, const char *path, int fd, copy **res)
     }
     PyMem_RawFree(dir);
     return reason;
+}
+
+static int
+has_copies(int64_t owner)
+{
+    int found = 0;
+    PyMutex_Lock(&mutex);
+    for (copy *c = copies; c != NULL && !found; c = c->next) {
+        found = c->owner == owner && c->live;
+    }
+    PyMutex_Unlock(&mutex);
+    return found;
+}
+
+static void
+link_tracked(PyGC_Head *list, PyGC_Head *gc)
+{
+    PyGC_Head *tail = _PyGCHead_PREV(list);
+    _PyGCHead_SET_NEXT(tail, gc);
+    _PyGCHead_SET_PREV(gc, tail);
+    _PyGCHead_SET_NEXT(gc, list);
+    _PyGCHead_SET_PREV(list, gc);
+}
+
+static void
+unlink_tracked(PyGC_Head *gc)
+{
+    PyGC_Head *prev = _PyGCHead_PREV(gc), *next = _PyGCHead_NEXT(gc);
+    _PyGCHead_SET_NEXT(prev, next);
+    _PyGCHead_SET_PREV(next, prev);
+}
+
+static void
+leave_alone(PyObject *Py_UNUSED(op))
+{
+}
+
+/* Many modules never free the types that they make, so what their destructors do
+   then has seldom been tried; pybind11's free string literals.  So objects of such
+   types are left alone, with what they have. */
+static void
+spare_instances(PyObject *op)
+{
+    if (PyType_Check(op) && PyType_HasFeature((PyTypeObject *)op,
+                                              Py_TPFLAGS_HEAPTYPE))
+    {
+        PyTypeObject *type = (PyTypeObject *)op;
+        if (find_by_address((void *)type->tp_dealloc) != NULL) {
+            type->tp_dealloc = leave_alone;
+            type->tp_clear = NULL;
+        }
+    }
+}
+
+/* Memory that was lent stays valid when the lender is gone (P-1 in
+   parcel_handles.c). */
+static int
+may_lend_memory(PyObject *op)
+{
+    PyBufferProcs *procs = Py_TYPE(op)->tp_as_buffer;
+    return (procs != NULL && procs->bf_getbuffer != NULL)
+        || Py_IS_TYPE(op, &_PyManagedBuffer_Type);
+}
+
+/* What statics hold is more than the statics: a function has its globals, and so
+   a module, a type has all its methods.  Nobody will let go of it.  So everything
+   that the collector knows is treated as garbage.  That differs from a collection
+   in that an object whose references all come from outside is emptied, too, and
+   stays behind.  Its users are C statics that no code will read again, or the
+   finalisation of the interpreter, which just lets go. */
+void
+_PyRWExt_Sweep(PyInterpreterState *interp)
+{
+    if (!has_copies(interp->id)) {
+        return;
+    }
+    PyGC_Head left;
+    _PyGCHead_SET_NEXT(&left, &left);
+    _PyGCHead_SET_PREV(&left, &left);
+    for (int i = 0; i < NUM_GENERATIONS; i++) {
+        PyGC_Head *list = &interp->gc.generations[i].head;
+        while (_PyGCHead_NEXT(list) != list) {
+            PyGC_Head *gc = _PyGCHead_NEXT(list);
+            PyObject *op = _Py_FROM_GC(gc);
+            unlink_tracked(gc);
+            link_tracked(&left, gc);
+            spare_instances(op);
+            // Neither finalisers nor callbacks: they would run Python code.
+            _PyGC_SET_FINALIZED(op);
+            if (_PyType_SUPPORTS_WEAKREFS(Py_TYPE(op))) {
+                _PyWeakref_ClearWeakRefsNoCallbacks(op);
+            }
+        }
+    }
+    PyGC_Head *old = &interp->gc.generations[NUM_GENERATIONS - 1].head;
+    while (_PyGCHead_NEXT(&left) != &left) {
+        PyGC_Head *gc = _PyGCHead_NEXT(&left);
+        PyObject *op = _Py_FROM_GC(gc);
+        unlink_tracked(gc);
+        link_tracked(old, gc);
+        inquiry tp_clear = Py_TYPE(op)->tp_clear;
+        if (tp_clear != NULL && op != interp->sysdict && op != interp->builtins
+            && !may_lend_memory(op))
+        {
+            Py_INCREF(op);
+            (void)tp_clear(op);
+            PyErr_Clear();
+            Py_DECREF(op);
+        }
+    }
 }
 
 void
@@ -1116,14 +1330,20 @@ _PyRWExt_List(PyTypeObject *type)
 
 /* --- Importing ----------------------------------------------------------- */
 
-static _Py_thread_local int admitted;
-
 int
-_PyRWExt_TakeAdmission(void)
+_PyRWExt_CheckAllowed(const PyModuleDef *def, const char *name)
 {
-    int res = admitted;
-    admitted = 0;
-    return res;
+    int64_t id = _PyInterpreterState_GET()->id;
+    int mine = _PyRWExt_InterpreterOfAddress(def) == id;
+    // Code in Rust likes to have definitions on its heap; then its functions tell.
+    PyModuleDef_Slot *slot = def->m_slots;
+    for (; !mine && slot != NULL && slot->slot != 0; slot++) {
+        mine = _PyRWExt_InterpreterOfAddress(slot->value) == id;
+    }
+    if (mine) {
+        return 0;
+    }
+    return _PyImport_CheckSubinterpIncompatibleExtensionAllowed(name);
 }
 
 static int
@@ -1163,9 +1383,15 @@ note_declared(copy *c, const char *name)
     PyMutex_Unlock(&mutex);
 }
 
+/* A module speaks for its own state.  But if it takes C functions of another one
+   from a capsule, as users of NumPy do, it keeps pointers into that one's copy, in
+   statics more often than not.  The standard library's are known to be good. */
 static int
-declares_support(const PyModuleDef *def)
+declares_support(const PyModuleDef *def, const source *src, const char *name)
 {
+    if (src->takes_capsules && !is_in_stdlib(name)) {
+        return 0;
+    }
     PyModuleDef_Slot *slot = def->m_slots;
     for (; slot != NULL && slot->slot != 0; slot++) {
         if (slot->slot == Py_mod_multiple_interpreters) {
@@ -1287,15 +1513,13 @@ run(PyInterpreterState *interp, copy *c, PyModInitFunction init, enum mode mode,
         }
         return mod;
     }
-    if (mode != MODE_ALL && declares_support(def)) {
+    // newcontext is the full name
+    if (mode < MODE_ALL && declares_support(def, c->source, info->newcontext)) {
         note_declared(c, name);
         return NULL;
     }
     c->modules++;
-    admitted = 1;
-    mod = PyModule_FromDefAndSpec(def, spec);
-    admitted = 0;
-    return mod;
+    return PyModule_FromDefAndSpec(def, spec);
 }
 
 PyObject *
@@ -1309,7 +1533,7 @@ _PyRWExt_Load(struct _Py_ext_module_loader_info *info, PyObject *spec)
     enum mode mode = mode_for(full_name);
     const char *path = PyBytes_AS_STRING(info->filename_encoded);
     const char *name = PyBytes_AS_STRING(info->name_encoded);
-    if (mode == MODE_OFF || (mode != MODE_ALL && is_declared(path, name))) {
+    if (mode == MODE_OFF || (mode < MODE_ALL && is_declared(path, name))) {
         return NULL;
     }
     PyObject *mod = module_again(interp, info);
@@ -1352,6 +1576,16 @@ _PyRWExt_Load(struct _Py_ext_module_loader_info *info, PyObject *spec)
 #else   // !_PyRWExt_SUPPORTED
 
 void
+_PyRWExt_EnterThread(void)
+{
+}
+
+void
+_PyRWExt_Sweep(PyInterpreterState *Py_UNUSED(interp))
+{
+}
+
+void
 _PyRWExt_Enable(PyInterpreterState *Py_UNUSED(interp))
 {
 }
@@ -1370,9 +1604,9 @@ _PyRWExt_Load(struct _Py_ext_module_loader_info *Py_UNUSED(info),
 }
 
 int
-_PyRWExt_TakeAdmission(void)
+_PyRWExt_CheckAllowed(const PyModuleDef *Py_UNUSED(def), const char *name)
 {
-    return 0;
+    return _PyImport_CheckSubinterpIncompatibleExtensionAllowed(name);
 }
 
 Py_ssize_t

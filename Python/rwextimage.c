@@ -140,6 +140,11 @@ read_segments(_PyRWExtImage *image)
         else if (ph->p_type == PT_DYNAMIC) {
             dynamic = ph;
         }
+        else if (ph->p_type == PT_TLS) {
+            layout->tls = ph->p_vaddr;
+            layout->tls_filled = ph->p_filesz;
+            layout->tls_size = ph->p_memsz;
+        }
         else if (ph->p_type == PT_GNU_RELRO) {
             layout->relro = ph->p_vaddr;
             layout->relro_size = ph->p_memsz;
@@ -208,12 +213,12 @@ _PyRWExtImage_Close(_PyRWExtImage *image)
 }
 
 int
-_PyRWExtImage_UsesPython(const _PyRWExtImage *image)
+_PyRWExtImage_Calls(const _PyRWExtImage *image, const char *prefix)
 {
     for (size_t i = 0; i < image->nsym; i++) {
         if (image->sym[i].st_shndx == SHN_UNDEF) {
             const char *name = string_at(image, image->sym[i].st_name);
-            if (strncmp(name + (name[0] == '_'), "Py", 2) == 0) {
+            if (strncmp(name, prefix, strlen(prefix)) == 0) {
                 return 1;
             }
         }

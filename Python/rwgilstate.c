@@ -57,18 +57,12 @@
 #include "pycore_interp.h"        // PyInterpreterState
 #include "pycore_pystate.h"       // HEAD_LOCK()
 #include "pycore_runtime.h"       // _PyRuntime
+#include "pycore_rwextcopy.h"     // _PyRWExt_InterpreterOfAddress()
 #include "pycore_rwgilstate.h"
 
 #ifdef HAVE_SCHED_H
 #  include <sched.h>              // sched_yield()
 #endif
-
-// XXX until there are private copies
-static int64_t
-_PyRWExt_InterpreterOfAddress(const void *Py_UNUSED(pc))
-{
-    return -1;
-}
 
 typedef struct away_record {
     struct away_record *below;
@@ -205,16 +199,15 @@ state_in(int64_t owner, int whence)
 
 /* The owner has gone. */
 static void _Py_NO_RETURN
-give_up(int64_t owner, PyThreadState *tcur)
+give_up(PyThreadState *tcur)
 {
     PyThreadState *first = tcur;
     for (away_record *r = away; r != NULL; r = r->below) {
         first = r->from;
     }
     if (first != NULL && first->_whence != _PyThreadState_WHENCE_GILSTATE) {
-        _Py_FatalErrorFormat("PyGILState_Ensure",
-                             "called by code of interpreter %lld, which has ended",
-                             (long long)owner);
+        _Py_FatalErrorFunc("PyGILState_Ensure",
+                           "called by code of an interpreter that has ended");
     }
     if (tcur != NULL && tcur == _PyThreadState_GET()) {
         (void)PyEval_SaveThread();
@@ -238,7 +231,7 @@ go_away(int64_t owner, PyThreadState *tcur)
     }
     if (r->tstate == NULL) {
         PyMem_RawFree(r);
-        give_up(owner, tcur);
+        give_up(tcur);
     }
     r->from = tcur;
     r->from_attached = tcur == _PyThreadState_GET();
@@ -265,7 +258,7 @@ _PyRWGILState_Enter(int64_t owner, PyThreadState *tcur)
     if (owner >= 0 && tcur == NULL) {
         tcur = state_in(owner, _PyThreadState_WHENCE_GILSTATE);
         if (tcur == NULL) {
-            give_up(owner, NULL);
+            give_up(NULL);
         }
         if (latest() == NULL) {
             set_latest(tcur);           // it was kept
@@ -315,7 +308,8 @@ _PyRWGILState_Leave(void)
 PyGILState_STATE
 PyGILState_Ensure(void)
 {
-    return _PyRWGILState_EnsureIn(_PyRWExt_InterpreterOfAddress(_PyRWGILState_CALLER()));
+    const void *pc = _PyRWGILState_CALLER();
+    return _PyRWGILState_EnsureIn(_PyRWExt_InterpreterOfAddress(pc));
 }
 
 PyThreadState *

@@ -56,6 +56,15 @@ extern int _PyInterp_MayPrune(PyInterpreterState *);
    left the interpreter behind. */
 extern void _PyInterp_PruneThreads(PyThreadState *);
 
+/* Around the deletion of a thread's current thread state, from before it is
+   unlinked until it is freed.  What the first returns is for the second. */
+extern int *_PyInterp_BeginLeaving(PyInterpreterState *);
+extern void _PyInterp_EndLeaving(int *);
+
+/* PyInterpreterState_Delete(), with no thread state listed: wait, for some
+   instructions, until the threads that had them have left. */
+extern void _PyInterp_WaitLeaving(PyInterpreterState *);
+
 /* PyInterpreterState_Delete(), last step: 1 if threads were given up, which
    will look for the finalizing flag, so that the state must not be freed. */
 extern int _PyInterp_IsZombie(PyInterpreterState *);

@@ -75,6 +75,7 @@ struct _PyParcel_Home {
     PyTypeObject *lent_type;
     PyTypeObject *move_type;        // _PyParcel_MoveObject
     PyTypeObject *moved_types[2];   // MovedObject: without and with a GC header
+    PyObject *moved_weak_types;     // list of those for weakly referenced objects
     PyObject *transfer_error;
     PyObject *moved_error;
     PyObject *sentinels[_PyParcel_NSENTINELS];

@@ -1,7 +1,7 @@
 // What is inside a parcel.  For Python/parcel_*.c only; pycore_parcel.h is what
 // everybody else needs.
 //
-// A parcel has two parts.
+// A parcel has three parts.
 //
 //   plain     real objects of exact builtin types: None, bool, int, float,
 //             complex, str, bytes, bytearray, tuple, list, dict, set, frozenset,
@@ -9,11 +9,13 @@
 //             Those that a collector may have to know are linked in the parcel's
 //             own list, so that a receiver's collector takes over all of them at
 //             once.  They refer to each other, and to what is process-wide.
+//   families  instances of Python classes whose values are in themselves: they get
+//             the receiver's class when the parcel is opened
 //   records   what can't cross as memory: descriptions of objects that are made
 //             when the parcel is opened
 //
-// A reference inside a parcel is a word: a plain object, or a record.  A plain
-// container can only refer to objects, so its slot holds None until the record
+// A reference inside a parcel is a word: a plain object (or one of a family, which here
+// is as good as plain), or a record.  A plain container can only refer to objects, so its slot holds None until the record
 // has been made into one: a hole.
 //
 // The program says in which order the records are made: as a pickle would, an
@@ -88,6 +90,21 @@ typedef struct {
     int nslots;
 } _PyParcel_Shape;
 
+/* Instances of one class that are in the parcel as objects: see parcel_family.c. */
+typedef struct _PyParcel_family {
+    struct _PyParcel_family *next;
+    Py_ssize_t type;                // record of the class
+    Py_ssize_t names;               // words: what the values are called, by place
+    int nnames;
+    int capacity;                   // each has room for as many values
+    PyGC_Head list;
+    Py_ssize_t n;                   // objects in it
+    // While it is packed:
+    PyTypeObject *local;            // the sender's class, borrowed
+    PyGC_Head moved;                // owned ones, which stay as they are until then
+    Py_ssize_t nmoved;
+} _PyParcel_Family;
+
 /* Build what has not been created: then that comes first. */
 typedef enum { OP_CREATE = 0, OP_BUILD = 1 } _PyParcel_Op;
 
@@ -108,7 +125,17 @@ typedef struct {
     Py_ssize_t nsteps;
     struct _PyParcel_resource *resources;
     Py_ssize_t nresources;
+    _PyParcel_Family *families;
     int runs_code;                  // making it may run any Python code
+    // Where the arrays of a small graph are: to allocate each would take longer
+    // than to fill it.  Parcels without records do not have this part.
+    struct {
+        _PyParcel_Record records[4];
+        _PyParcel_Word words[24];
+        _PyParcel_Hole holes[2];
+        _PyParcel_Shape shapes[1];
+        _PyParcel_Step program[6];
+    } inplace;
 } _PyParcel_Graph;
 
 struct _PyParcel {
@@ -126,11 +153,11 @@ struct _PyParcel {
     Py_ssize_t reftotal;            // Py_REF_DEBUG: references in the plain part
     size_t nbytes;                  // of memory, about
     _PyParcel_Stats stats;
-    _PyParcel_Graph graph;          // zero: there are no records
+    _PyParcel_Graph graph;          // zero: there are no records.  The last member.
 };
 
-/* An empty parcel; NULL with MemoryError. */
-extern _PyParcel *_PyParcel_New(_PyParcel_Home *);
+/* An empty parcel; NULL with MemoryError.  One for a graph has its part in place. */
+extern _PyParcel *_PyParcel_New(_PyParcel_Home *, int for_graph);
 extern void _PyParcel_FreeGraph(_PyParcel_Graph *);
 
 /* --- The collector's lists ------------------------------------------------ */
@@ -184,6 +211,7 @@ typedef struct {
     PyTypeObject *type;             // borrowed; right as long as the version is
     unsigned int version;
     int simple;                     // instances can be taken and made by hand
+    int whole;                      // they can be of a family
     int has_dict;                   // a managed one
     int nslots;
     PyObject **slot_names;          // borrowed from the class
@@ -194,6 +222,22 @@ typedef struct {
 extern const _PyParcel_Class *_PyParcel_GetClass(_PyParcel_Home *,
                                                  PyTypeObject *);
 extern void _PyParcel_FreeClasses(_PyParcel_Home *);
+
+
+/* --- Families: parcel_family.c -------------------------------------------- */
+
+extern int _PyParcel_IsOfFamily(PyObject *);
+extern const _PyParcel_Family *_PyParcel_FamilyOf(PyObject *);
+/* Can its objects be instances of this class?  1: yes; 0: no; -1: no memory.  Runs no
+   Python code. */
+extern int _PyParcel_FamilyFits(_PyParcel_Home *, const _PyParcel_Graph *,
+                                const _PyParcel_Family *, PyTypeObject *);
+/* They become that, if they fit.  It can't fail, and can be taken back. */
+extern void _PyParcel_GiveFamily(_PyParcel_Family *, PyTypeObject *);
+extern void _PyParcel_TakeBackFamily(_PyParcel_Family *, PyTypeObject *);
+/* Nobody gets the objects: they lose all references that they have. */
+extern void _PyParcel_ClearFamilies(_PyParcel_Graph *);
+extern void _PyParcel_FreeFamilies(_PyParcel_Graph *);
 
 
 /* --- Packing and opening -------------------------------------------------- */

@@ -33,7 +33,7 @@ static inline int
 _PyParcel_IsMoved(_PyParcel_Home *home, PyObject *obj)
 {
     return (Py_IS_TYPE(obj, home->moved_types[0])
-            || Py_IS_TYPE(obj, home->moved_types[1]));
+            || Py_TYPE(obj)->tp_base == home->moved_types[0]);
 }
 
 /* How many markers there are in this interpreter: with none, nothing that is

@@ -7,8 +7,10 @@
 //   parcel_walk.c         what is to be done with an object, and in containers
 //   parcel_containers.c   entering containers
 //   parcel_atoms.c        values
+//   parcel_keys.c         str that are keys of many dicts
 //   parcel_records.c      what goes as a record
 //   parcel_instances.c    instances of Python classes
+//   parcel_family.c       those that go as they are
 //   parcel_classes.c      what has to be known of such a class
 //   parcel_given.c        what the sender gives up
 //   parcel_isolate.c      who refers to what: the collector's arithmetic
@@ -49,6 +51,7 @@ typedef struct {
     uint8_t foreign;                // others, that have no part in the graph
     uint8_t flooded;                // and what it refers to has been marked
     uint8_t taking;                 // a given one that is being taken
+    int32_t kept;                   // 1 + index, 0: none
     Py_ssize_t given;               // 1 + index, 0: none
     Py_ssize_t reduction;           // 1 + index, 0: none
 } known;
@@ -62,6 +65,7 @@ typedef enum {
     FRAME_SET,
     FRAME_WORDS,                    // into the words of a record
     FRAME_INSTANCE,
+    FRAME_APART,                    // an instance of a family, into words
     FRAME_CALL,
 } frame_kind;
 
@@ -71,6 +75,7 @@ typedef struct {
                                     // NOT_OWNED, MAY_MOVE, MUST_MOVE
     uint8_t in_place;               // they stay where they are, if they can
     uint8_t arguments;              // they are what a CALL is called with
+    uint8_t mirrored;               // a reduced object has them, too
     Py_ssize_t i;                   // the next child
     Py_ssize_t n;
     PyObject **from;                // items; or NULL
@@ -117,6 +122,13 @@ typedef struct {
     _PyParcel_Reduction reduction;
 } reduced;
 
+/* A key of owned dicts to which all references may be in the graph. */
+typedef struct {
+    PyObject *key;                  // borrowed
+    PyObject *copy;                 // what replaces it, until it is somewhere
+    Py_ssize_t seen;                // references
+} kept_key;
+
 #define INPLACE_KNOWN 32            // a power of 2
 #define INPLACE_FRAMES 8
 #define KEY_CACHE 16
@@ -152,20 +164,24 @@ typedef struct {
     reduced *reductions;
     Py_ssize_t nreductions, reductions_room;
     PyObject *message;              // what they have in common
-    PyObject *dispatch_table;       // of copyreg, when looked up
     PyDictKeysObject *empty_keys;   // of all empty dicts
     int isolated;                   // _PyPacker_Isolate() has been done
+
+    int no_families;                // code will run: records only
 
     PyObject *needs_code;           // why the walk stopped, borrowed
     PyObject *refused;              // or this, and an exception is set, or
     Py_ssize_t outside;             // it has references from elsewhere
     int needs_isolation;
     int found_given;                // a marker that was not known yet
+    int found_code;                 // families, and code that will run
     const _PyParcel *dup;           // this is a copy of that parcel
     known *dup_holes;               // slot -> record of it
     size_t dup_mask;
 
-    struct { PyObject *from; PyObject *to; } keys[KEY_CACHE];
+    struct { PyObject *from; PyObject *to; Py_ssize_t kept; } keys[KEY_CACHE];
+    kept_key *kept;
+    Py_ssize_t nkept, kept_room;
     // What the last instance was like: the next is often the same.
     PyTypeObject *last_type;
     const _PyParcel_Class *last_class;
@@ -174,6 +190,8 @@ typedef struct {
     PyDictKeysObject *last_keys;    // of inline values, in the order:
     Py_ssize_t last_n;
     uint8_t last_order[SHARED_KEYS_MAX_SIZE];
+    _PyParcel_Family *last_family;
+    PyObject *stays;                // this instance becomes a MovedObject
     frame inplace_frames[INPLACE_FRAMES];
     known inplace_table[INPLACE_KNOWN];
 } packer;
@@ -189,6 +207,14 @@ extern int _PyPacker_GrowSlow(void **array, Py_ssize_t *room, size_t size,
     ((N) < (ROOM) ? 0 : \
      _PyPacker_GrowSlow((void **)&(ARRAY), &(ROOM), sizeof(*(ARRAY)), NULL))
 
+/* The same for an array of the graph. */
+#define GROW_GRAPH(P, ARRAY, N) \
+    ((P)->parcel->graph.N < (P)->ARRAY##_room ? 0 : \
+     _PyPacker_GrowSlow((void **)&(P)->parcel->graph.ARRAY, \
+                        &(P)->ARRAY##_room, \
+                        sizeof(*(P)->parcel->graph.ARRAY), \
+                        (P)->parcel->graph.inplace.ARRAY))
+
 
 /* --- What is known -------------------------------------------------------- */
 
@@ -197,8 +223,10 @@ extern int _PyPacker_GrowTable(packer *p);
 static inline size_t
 hash_pointer(const void *p)
 {
-    uintptr_t x = (uintptr_t)p;
-    return (x >> 4) ^ (x >> 13) ^ (x >> 22);
+    // Objects of one size lie side by side, and so would their entries: a search for
+    // one that is not there would go through all of them.
+    uint64_t x = (uint64_t)(uintptr_t)p * 0x9E3779B97F4A7C15u;
+    return (size_t)(x >> 28);
 }
 
 /* The entry, or the free one where it belongs. */
@@ -282,7 +310,7 @@ push_frame(packer *p, frame_kind kind, int owned, Py_ssize_t n)
     f->kind = kind;
     f->owned = (uint8_t)owned;
     f->in_place = (owned != NOT_OWNED);
-    f->arguments = 0;
+    f->arguments = f->mirrored = 0;
     f->i = 0;
     f->n = n;
     f->from = NULL;
@@ -404,18 +432,28 @@ copy_str(PyObject *str)
 static inline PyObject *
 copy_int(PyObject *obj)
 {
-    Py_ssize_t n = Py_MAX(_PyLong_DigitCount((PyLongObject *)obj), 1);
+    const PyLongObject *from = (PyLongObject *)obj;
+    Py_ssize_t n = _PyLong_IsCompact(from) ? 1 : _PyLong_DigitCount(from);
     size_t size = offsetof(PyLongObject, long_value.ob_digit)
                   + n * sizeof(digit);
     PyLongObject *copy = PyObject_Malloc(size);
     if (copy == NULL) {
         return PyErr_NoMemory();
     }
-    copy->long_value.lv_tag = ((PyLongObject *)obj)->long_value.lv_tag;
-    memcpy(copy->long_value.ob_digit,
-           ((PyLongObject *)obj)->long_value.ob_digit, n * sizeof(digit));
+    copy->long_value.lv_tag = from->long_value.lv_tag;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        copy->long_value.ob_digit[i] = from->long_value.ob_digit[i];
+    }
     _PyObject_Init((PyObject *)copy, &PyLong_Type);
     return (PyObject *)copy;
+}
+
+/* The process-wide objects that most graphs have. */
+static inline int
+is_common(PyObject *obj)
+{
+    return (_PyParcel_InRuntime(obj) || obj == Py_None || obj == Py_True
+            || obj == Py_False);
 }
 
 /* The atoms of most graphs: those that nothing else refers to, and those that are
@@ -423,13 +461,13 @@ copy_int(PyObject *obj)
 static inline int
 take_quickly(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
 {
-    if (_PyParcel_InRuntime(obj) || obj == Py_None) {
+    if (Py_REFCNT(obj) != 1) {
+        if (!is_common(obj)) {
+            return 0;
+        }
         p->parcel->stats.shared++;
         *word = (_PyParcel_Word)obj;
         return 1;
-    }
-    if (Py_REFCNT(obj) != 1) {
-        return 0;
     }
     PyTypeObject *type = Py_TYPE(obj);
     PyObject *copy;
@@ -467,6 +505,27 @@ moved:
     return 1;
 }
 
+/* Of these, the ones that can stay in the slot of an owned container. */
+static inline int
+stays(packer *p, PyObject *obj)
+{
+    if (Py_REFCNT(obj) == 1) {
+        PyTypeObject *type = Py_TYPE(obj);
+        if (type == &PyLong_Type || type == &PyFloat_Type
+            || (type == &PyUnicode_Type && !PyUnicode_CHECK_INTERNED(obj)))
+        {
+            count_moved_atom(p, obj);
+            return 1;
+        }
+        return 0;
+    }
+    if (is_common(obj)) {
+        p->parcel->stats.shared++;
+        return 1;
+    }
+    return 0;
+}
+
 
 /* --- Containers: parcel_containers.c --------------------------------------- */
 
@@ -488,6 +547,15 @@ extern int _PyPacker_TakeFrozenset(packer *p, PyObject *obj,
 extern int _PyPacker_HasPlainMembers(PySetObject *set);
 /* An owned container that does not have to be copied all the same? */
 extern int _PyPacker_CanMove(PyObject *obj);
+
+
+/* --- Keys that many dicts have: parcel_keys.c -------------------------------- */
+
+/* One that may stay is kept for now, and seen once more.  1 + its index; 0: it has to
+   be replaced. */
+extern Py_ssize_t _PyPacker_KeepKey(packer *p, PyObject *key);
+/* Replace the kept ones to which others refer as well. */
+extern int _PyPacker_ReplaceKeys(packer *p);
 
 
 /* --- Records: parcel_records.c ---------------------------------------------- */
@@ -552,6 +620,8 @@ extern int _PyPacker_TakeInstance(packer *p, PyObject *obj,
                                   const _PyParcel_Class *cls, attributes *a,
                                   int owned, _PyParcel_Word *word);
 extern int _PyPacker_StepInstance(packer *p, frame *f);
+/* A str that the parcel has for this one. */
+extern int _PyPacker_TakeName(packer *p, PyObject *name, _PyParcel_Word *word);
 /* Take the values of an instance, which have references from the parcel. */
 extern void _PyPacker_Dissolve(packer *p, PyObject *obj);
 
@@ -595,6 +665,19 @@ slot_of(PyObject *obj, const _PyParcel_Class *cls, int i)
 }
 
 
+/* --- Families: parcel_family.c ------------------------------------------------ */
+
+extern int _PyPacker_CanStayWhole(packer *p, PyObject *obj,
+                                  const _PyParcel_Class *cls,
+                                  const attributes *a, int owned);
+/* `type` is the record of its class.  2: it has to be a record. */
+extern int _PyPacker_TakeWhole(packer *p, PyObject *obj, Py_ssize_t type,
+                               int owned, _PyParcel_Word *word);
+extern void _PyPacker_CommitFamilies(packer *p);
+extern void _PyPacker_LeaveFamilies(packer *p);
+extern void _PyPacker_UndoFamilies(packer *p);
+
+
 /* --- Any object: parcel_walk.c ---------------------------------------------- */
 
 extern int _PyPacker_Take(packer *p, PyObject *obj, int owned,
@@ -625,6 +708,19 @@ extern int _PyPacker_TakeBuffer(packer *p, PyObject *obj,
 /* What an object's memory belongs to, if tp_traverse does not show it.  Borrowed, or
    NULL.  Runs no code. */
 extern PyObject *_PyPacker_HiddenBase(packer *p, PyObject *obj);
+
+
+/* --- Duplicates: parcel_duplicate.c ----------------------------------------- */
+
+/* An instance of a family of the parcel that is copied becomes a record. */
+extern int _PyPacker_TakeApart(packer *p, PyObject *obj, _PyParcel_Word *word);
+extern int _PyPacker_StepApart(packer *p, frame *f);
+/* What the child of a container in such a parcel is: a hole is a record. */
+#define TAKE_CHILD(P, FROM, OWNED, WORD) \
+    ((P)->dup != NULL && *(FROM) == Py_None \
+     && ((WORD) = _PyPacker_HoleAt((P), (FROM))) != 0 ? 0 \
+     : _PyPacker_Take((P), *(FROM), (OWNED), &(WORD)))
+extern _PyParcel_Word _PyPacker_HoleAt(packer *p, PyObject **slot);
 
 
 /* --- The steps of packing --------------------------------------------------- */

@@ -34,6 +34,8 @@ typedef struct {
     _PyParcel_ReductionKind kind;
     int innocent;           // CALL: making and filling the object runs no Python
                             // code in the receiver
+    int mirrors;            // CALL: `list` and `items` are new, and have what the
+                            // object itself refers to; 2: and to keys twice
     PyObject *where;        // NAMED: a tuple for _PyParcel_FindNamed(), of str,
                             // None and such tuples, all exact
     PyObject *callable;     // CALL
@@ -76,6 +78,10 @@ PyAPI_FUNC(PyObject *) _PyParcel_QuickName(_PyParcel_Home *, PyObject *obj);
    AttributeError if the module is there and the name is not. */
 PyAPI_FUNC(PyObject *) _PyParcel_FindNamed(_PyParcel_Home *, PyObject *where);
 
+/* The same if looking into dicts is enough, without Python code: nobody keeps `where`
+   or what is in it.  NULL without an exception: ask _PyParcel_FindNamed(). */
+extern PyObject *_PyParcel_QuickFind(_PyParcel_Home *, PyObject *where);
+
 /* callable(*args), made shorter for what makes most objects. */
 PyAPI_FUNC(PyObject *) _PyParcel_Construct(_PyParcel_Home *,
                                            PyObject *callable, PyObject *args);
@@ -90,6 +96,10 @@ PyAPI_FUNC(int) _PyParcel_Build(_PyParcel_Home *, PyObject *obj, PyObject *state
 /* Whether a call of this runs C code of the standard library only, which
    neither lets anybody else see its arguments nor calls Python code. */
 PyAPI_FUNC(int) _PyParcel_IsInnocent(_PyParcel_Home *, PyObject *callable);
+
+/* copyreg.dispatch_table, borrowed; NULL without an exception if nobody has imported
+   it: then there is nothing in it. */
+extern PyObject *_PyParcel_DispatchTable(_PyParcel_Home *);
 
 /* Is it the type array.array?  Runs no Python code. */
 extern int _PyParcel_IsArrayType(_PyParcel_Home *, PyTypeObject *);

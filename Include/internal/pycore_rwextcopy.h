@@ -45,23 +45,35 @@ PyAPI_FUNC(void) _PyRWExt_Enable(PyInterpreterState *interp);
 extern PyObject *_PyRWExt_Load(struct _Py_ext_module_loader_info *info,
                                PyObject *spec);
 
-/* True, once, if the current thread has just been found worthy of a module that
-   does not declare support: for the base's check. */
-extern int _PyRWExt_TakeAdmission(void);
+/* The base's check whether a module may be made here that doesn't declare support;
+   -1 with an exception set if it may not.  A definition in one of the current
+   interpreter's copies is no danger to others. */
+extern int _PyRWExt_CheckAllowed(const PyModuleDef *def, const char *name);
 
 /* An index for a module definition, as _PyImport_GetNextModuleIndex() gives, but
    the same one in each copy: indexes are never given back. */
 extern Py_ssize_t _PyRWExt_ModuleIndex(const PyModuleDef *def);
 
+/* The interpreter is being finalised, nothing of Python runs in it any more:
+   empty the objects that only the statics of its copies, or each other, keep
+   alive.  Called with everything collected that the base can collect. */
+extern void _PyRWExt_Sweep(PyInterpreterState *interp);
+
 /* The interpreter is gone: its copies may serve another one. */
 extern void _PyRWExt_Release(PyInterpreterState *interp);
+
+/* The calling thread got a thread state.  Thread-local variables of copies that
+   changed hands meanwhile are made new for it. */
+extern void _PyRWExt_EnterThread(void);
 
 extern void _PyRWExt_AfterForkChild(void);
 
 /* The id of the interpreter to whose copy this address, of code or of data,
-   belongs; -1 if it belongs to none.  Any thread, attached or not; takes no
-   lock.  The interpreter is alive as long as its code runs, but nothing keeps it
-   so afterwards. */
+   belongs; NOBODY, which is no interpreter's id, if that has ended; -1 if the
+   address is in no copy.  Any thread, attached or not; takes no lock.  The
+   interpreter is alive as long as its code runs, but nothing keeps it so
+   afterwards. */
+#define _PyRWExt_NOBODY INT64_MAX
 PyAPI_FUNC(int64_t) _PyRWExt_InterpreterOfAddress(const void *pc);
 
 /* Keep the copy that has this address from being used again, because something

@@ -25,6 +25,7 @@ typedef struct {
     size_t nloads;
     uint64_t end;               // of the last of them
     uint64_t relro, relro_size;
+    uint64_t tls, tls_filled, tls_size;     // what thread-locals begin with
     uint64_t dynsym, dynstr;
     uint64_t rela, nrela;       // both tables of relocations
     uint64_t jmprel, njmprel;
@@ -53,8 +54,8 @@ extern const char *_PyRWExtImage_Open(_PyRWExtImage *, int fd, size_t size,
                                       const char *dir);
 extern void _PyRWExtImage_Close(_PyRWExtImage *);
 
-/* Whether it calls Python's C API. */
-extern int _PyRWExtImage_UsesPython(const _PyRWExtImage *);
+/* Whether it calls a function whose name begins so. */
+extern int _PyRWExtImage_Calls(const _PyRWExtImage *, const char *prefix);
 
 /* The names of the libraries that it needs, by position; NULL: no more. */
 extern const char *_PyRWExtImage_Needed(const _PyRWExtImage *, size_t i);

@@ -93,7 +93,8 @@ def create() -> Interpreter:
             "cannot create an interpreter while the main script is loaded in "
             "a subinterpreter: put what the script does behind "
             "\"if __name__ == '__main__':\"")
-    id = _interpreters.create(reqrefs=True)
+    config = _interpreters.new_config('isolated', allow_daemon_threads=True)
+    id = _interpreters.create(config, reqrefs=True)
     _rwextensions.enable(id)
     interp = Interpreter(id, _whence=_interpreters.WHENCE_STDLIB)
     import sys

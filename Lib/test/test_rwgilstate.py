@@ -232,6 +232,110 @@ def try_fork():
         errors.append(exc)
 
 
+class CopyTests(Base):
+    """The owner is the interpreter whose private copy the code is in."""
+
+    def with_copy(self, how='plain', func='note', **ns):
+        interp = self.create('import _testrwgilstate as copy\n', **ns)
+        if func != 'note':
+            interp.exec(CtypesTests.NESTED)
+        return interp, self.get(interp, f'copy.set_target({func}, {how!r})')
+
+    def check_order(self, interp):
+        self.assertEqual(self.get(interp, 'copy.disorder()'), 0)
+
+    def test_threads_of_c(self):
+        # In all at the same time.  What nests calls five times.
+        for how, times in ('plain', 1), ('keeping', 1), ('nesting', 5):
+            with self.subTest(how):
+                interps, crowds = [], []
+                for _ in range(3):
+                    interp, address = self.with_copy(how)
+                    interps.append(interp)
+                    crowds.append(gilstate.start(address, 200, 2))
+                for crowd in crowds:
+                    gilstate.join(crowd, support.LONG_TIMEOUT)
+                for interp in interps:
+                    self.check_seen(interp, 400 * times)
+                    self.check_order(interp)
+
+    def test_thread_of_another_interpreter(self):
+        for how, times in ('plain', 1), ('keeping', 1), ('nesting', 5):
+            with self.subTest(how):
+                interp, address = self.with_copy(how)
+                for _ in range(20):
+                    VOID(address)()
+                    VOID_HELD(address)()
+                    self.assertEqual(here(), 0)
+                self.check_seen(interp, 40 * times)
+                self.check_order(interp)
+
+    def test_nested(self):
+        # a's callback calls one of b, in every way that each has.
+        for how_a in 'plain', 'keeping':
+            for how_b in 'plain', 'keeping', 'nesting':
+                with self.subTest(a=how_a, b=how_b):
+                    b, inner = self.with_copy(how_b)
+                    a, outer = self.with_copy(how_a, 'nest', inner=inner)
+                    self.run_crowd(outer, 50)
+                    for _ in range(50):
+                        VOID(outer)()
+                        VOID_HELD(outer)()
+                    self.check_seen(a, 200 * 3)
+                    self.check_seen(b, 200 * 2 * (5 if how_b == 'nesting' else 1))
+                    self.check_order(a)
+                    self.check_order(b)
+
+    def test_by_turns(self):
+        # One thread, which is in neither, calls back now this one, now that.
+        addresses, interps = [], []
+        for how in 'keeping', 'plain', 'keeping':
+            interp, address = self.with_copy(how)
+            addresses.append(address)
+            interps.append(interp)
+        turn = by_ctypes(lambda: [VOID(address)() for address in addresses])
+        self.run_crowd(turn, 100)
+        for interp in interps:
+            self.check_seen(interp, 200)
+            self.check_order(interp)
+
+    def test_no_state_is_left(self):
+        # A thread that comes back and back uses what it has kept.
+        interp, address = self.with_copy('keeping')
+        for _ in range(100):
+            VOID(address)()
+        self.assertLess(self.get(interp, 'copy.count_states()'), 5)
+
+    def test_closed_while_it_calls(self):
+        # As at exit: the threads end.
+        interp, address = self.with_copy()
+        crowd = gilstate.start(address, -1, 3)
+        for _ in support.sleeping_retry(support.SHORT_TIMEOUT):
+            if gilstate.made(crowd) > 10:
+                break
+        interp.close()
+        gilstate.join(crowd, support.SHORT_TIMEOUT)
+
+    def test_closed_before_it_calls(self):
+        interp, address = self.with_copy()
+        interp.close()
+        crowd = gilstate.start(address, -1, 3)
+        gilstate.join(crowd, support.SHORT_TIMEOUT)
+        self.assertEqual(gilstate.made(crowd), 0)
+
+    def test_another_interpreter_calls_after_close(self):
+        script = ('import ctypes, interpreters\n'
+                  'interp = interpreters.create()\n'
+                  'interp.exec("import _testrwgilstate as copy\\n"\n'
+                  '            "result = copy.set_target(print, \'plain\')")\n'
+                  'address = interp.take("result")\n'
+                  'interp.close()\n'
+                  'with __import__("test.support").support.SuppressCrashReport():\n'
+                  '    ctypes.CFUNCTYPE(None)(address)()\n')
+        rc, out, err = script_helper.assert_python_failure('-c', script)
+        self.assertIn(b'called by code of an interpreter that has ended', err)
+
+
 class CheckTests(Base):
 
     def test_check(self):

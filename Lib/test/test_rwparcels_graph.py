@@ -1285,6 +1285,241 @@ class ProtocolTests(GraphTestCase):
             'obj = there.get(); back.put(hasattr(obj, "here_only"))'))
 
 
+# --- Instances that stay whole -------------------------------------------------
+
+PLAIN_THING = """
+class Thing:
+    deleted = 0
+    def __del__(self):
+        Thing.deleted += 1
+"""
+
+MAKE_THING = """
+import sys, types
+module = types.ModuleType(NAME)
+sys.modules[NAME] = module
+exec(SOURCE, module.__dict__)
+Thing = module.Thing
+"""
+
+
+class FamilyTests(GraphTestCase):
+    """Instances go as they are; what their class is like is each interpreter's."""
+
+    NAME = 'thing_of_family_tests'
+
+    def make_classes(self, source_here, source_there):
+        def make(source):
+            return f'NAME = {self.NAME!r}\nSOURCE = {source!r}\n{MAKE_THING}'
+        self.interp.exec(make(source_there))
+        namespace = {}
+        exec(make(source_here), namespace)
+        self.addCleanup(self.interp.exec, f'del sys.modules[{self.NAME!r}]')
+        self.addCleanup(sys.modules.pop, self.NAME)
+        return namespace['Thing']
+
+    def make_things(self, Thing, n, names='abc'):
+        things = [Thing() for _ in range(n)]
+        for i, thing in enumerate(things):
+            for name in names:
+                setattr(thing, name, [name, i])
+            thing.next = things[i - 1]
+        return things
+
+    def read_there(self, n):
+        """Read all attributes, often enough for the code to be specialised."""
+        self.assertEqual(self.run_there(f"""
+            obj = there.get()
+            def read(thing):
+                return thing.a, thing.b, thing.c
+            back.put([read(thing) for _ in range(20) for thing in obj][:{n}])
+            """), [(['a', i], ['b', i], ['c', i]) for i in range(n)])
+        self.assertEqual(self.run_there(
+            'back.put([list(vars(x)) for x in obj] + [obj[0].next is obj[-1]])'),
+            [['a', 'b', 'c', 'next']] * n + [True])
+
+    def test_objects_stay_what_they_are(self):
+        Thing = self.make_classes(PLAIN_THING, PLAIN_THING)
+        things = self.make_things(Thing, 5)
+        where = [id(thing) for thing in things]
+        parcel = pack(move(things))
+        self.assertEqual(parcel.stats.rebuilt, 0)
+        things = parcel.open()
+        self.assertEqual([id(thing) for thing in things], where)
+        copies = pack(things).open()
+        self.assertEqual([x.a for x in copies], [x.a for x in things])
+        self.assertFalse(set(map(id, copies)) & set(where))
+
+    def test_same_names(self):
+        Thing = self.make_classes(PLAIN_THING, PLAIN_THING)
+        things = self.make_things(Thing, 50)
+        self.there.put(things)
+        self.read_there(50)
+        things = self.make_things(Thing, 50)
+        self.there.put(move(things))
+        self.read_there(50)
+
+    def test_names_in_other_places(self):
+        Thing = self.make_classes(
+            PLAIN_THING, PLAIN_THING + 'x = Thing(); x.other = x.c = x.b = 1')
+        for wrap in (lambda x: x), move:
+            things = self.make_things(Thing, 5)
+            self.there.put(wrap(things))
+            self.read_there(5)
+
+    def test_no_room_for_names(self):
+        Thing = self.make_classes(
+            PLAIN_THING, PLAIN_THING + """
+for i in range(20):
+    setattr(Thing(), f'name{i}', i)
+""")
+        self.make_things(Thing, 40)
+        for wrap in (lambda x: x), move:
+            things = self.make_things(Thing, 5)
+            self.there.put(wrap(things))
+            self.read_there(5)
+
+    def test_names_that_come_later(self):
+        # Those of the sender have no room for more values than there are; they
+        # must not be read where others have some.
+        Thing = self.make_classes(PLAIN_THING, PLAIN_THING)
+        self.make_things(Thing, 40)
+        for wrap in (lambda x: x), move:
+            things = self.make_things(Thing, 5)
+            self.there.put(wrap(things))
+            self.assertEqual(self.run_there("""
+                obj = there.get()
+                mine = Thing()
+                for i in range(28):
+                    setattr(mine, f'name{i}', i)
+                def read(thing):
+                    return [getattr(thing, 'name0', None), thing.name1]
+                def probe(thing, i, namespace={}):
+                    exec(f'def read(thing): return thing.name{i}', namespace)
+                    for _ in range(20):
+                        namespace['read'](mine)
+                    try:
+                        return namespace['read'](thing)
+                    except AttributeError:
+                        return None
+                back.put([probe(thing, i) for thing in obj for i in range(28)])
+                """), [None] * 5 * 28)
+
+    def test_class_that_is_different(self):
+        Thing = self.make_classes(PLAIN_THING, """
+class Thing:
+    __slots__ = 'a', 'b', 'c', 'next'
+    def __setstate__(self, state):
+        for name, value in state.items():
+            setattr(self, name, (name, value))
+""")
+        for wrap in (lambda x: x), move:
+            things = self.make_things(Thing, 5)
+            obj = [things, things[2]]
+            del things
+            self.there.put(wrap(obj))
+            self.assertEqual(self.run_there("""
+                obj, third = there.get()
+                back.put([[x.a, x.b, x.c] for x in obj]
+                         + [obj[0].next == ('next', obj[-1]), third is obj[2]])
+                """), [[('a', ['a', i]), ('b', ['b', i]), ('c', ['c', i])]
+                       for i in range(5)] + [True, True])
+
+    def test_no_class(self):
+        Thing = self.make_classes(PLAIN_THING, 'Thing = 5')
+        things = self.make_things(Thing, 5)
+        expected = describe(things)
+        self.there.put(move(things))
+        parcel = self.run_there("""
+            try:
+                there.get()
+            except TransferError as exc:
+                back.put(exc.parcel)
+            """)
+        self.check_same(describe(parcel.open()), expected)
+
+    def test_discarded(self):
+        Thing = self.make_classes(PLAIN_THING, PLAIN_THING)
+        gc.collect()
+        before = sys.getrefcount(Thing)
+        for moved in False, True:
+            things = self.make_things(Thing, 5)
+            ring = [things, (things,), {'a': things}]
+            things.append(ring)
+            things[2].ring = slice(things, ring)
+            self.assertEqual(sys.getrefcount(Thing), before + 5)
+            if moved:
+                del things
+                parcel = pack(move(ring))
+            else:
+                parcel = pack(ring)
+                things[2].ring = None
+                things.clear()
+                ring.clear()
+                del things
+                gc.collect()
+            self.assertEqual(sys.getrefcount(Thing), before)
+            Thing.deleted = 0
+            del parcel, ring
+            # Nothing is left for the collector to find.
+            self.assertEqual(gc.collect(), 0)
+            self.assertEqual(Thing.deleted, 0)
+
+    def test_class_is_counted(self):
+        Thing = self.make_classes(PLAIN_THING, PLAIN_THING)
+        self.run_there('before = sys.getrefcount(Thing)')
+        before = sys.getrefcount(Thing)
+        things = self.make_things(Thing, 5)
+        self.there.put(things)
+        self.assertEqual(sys.getrefcount(Thing), before + 5)
+        self.there.put(move(things))
+        self.assertEqual(sys.getrefcount(Thing), before)
+        self.assertEqual(Thing.deleted, 0)
+        self.assertEqual(self.run_there("""
+            import gc
+            obj = [there.get(), there.get()]
+            counts = [sys.getrefcount(Thing) - before]
+            obj = None
+            gc.collect()
+            back.put(counts + [sys.getrefcount(Thing) - before, Thing.deleted])
+            """), [10, 0, 10])
+
+    def test_sender_has_references_of_its_own(self):
+        # A weak reference, or a __dict__ that is an object: it is made anew.
+        Thing = self.make_classes(PLAIN_THING, PLAIN_THING)
+        things = self.make_things(Thing, 5)
+        ref = weakref.ref(things[1])
+        things[3].__dict__
+        parcel = pack(move(things))
+        self.assertEqual(parcel.stats.rebuilt, 2)
+        self.assertIsNone(ref())
+        self.check_same(describe(parcel.open()),
+                        describe(self.make_things(Thing, 5)))
+
+    def test_refused(self):
+        Thing = self.make_classes(PLAIN_THING, PLAIN_THING)
+        things = self.make_things(Thing, 5)
+        expected = describe(things)
+        things[4].lock = threading.Lock()
+        for obj in things, move(things):
+            with self.assertRaises(NotShareableError):
+                pack(obj)
+        del things[4].lock
+        self.check_same(describe(things), expected)
+        self.assertEqual(Thing.deleted, 0)
+
+    def test_code_that_runs(self):
+        # It meets instances that are complete.
+        Thing = self.make_classes(PLAIN_THING, PLAIN_THING)
+        for wrap in (lambda x: x), move:
+            things = self.make_things(Thing, 5)
+            obj = [things, {Node('x'): things[3]}, things[2]]
+            expected = describe(obj)
+            del things
+            self.there.put(wrap(obj))
+            self.check_arrived(expected)
+
+
 # --- Moving ------------------------------------------------------------------
 
 class Holder:
@@ -1430,6 +1665,40 @@ class MoveTests(GraphTestCase):
             self.check_move(obj)
             self.assertIsNone(ref())
 
+    def test_weak_references_to_what_is_moved(self):
+        # They have to be found where the object has them, whatever it is now.
+        for make in (lambda: Node('n'), lambda: {1, 2}, collections.deque,
+                     lambda: array.array('i', [1]),
+                     lambda: collections.OrderedDict(a=1)):
+            called = []
+            obj = make()
+            with self.naming(repr(obj)):
+                refs = [weakref.ref(obj), weakref.ref(obj, called.append)]
+                refs += [weakref.ref(obj, called.append) for i in range(3)]
+                self.there.put(move(obj))
+                self.run_there('obj = there.get(); del obj')
+                self.assertIsInstance(obj, MovedObject)
+                self.assertIs(refs[0](), obj)
+                del refs[0], refs[1]
+                self.assertIs(refs[0](), obj)
+                left = list(refs)
+                del obj
+                self.assertEqual(refs[0](), None)
+                self.assertCountEqual(called, left)
+
+    def test_weak_references_to_what_is_moved_and_in_a_cycle(self):
+        for make in (lambda: Node('n'), lambda: {1, 2}, collections.deque):
+            obj = make()
+            with self.naming(repr(obj)):
+                inner, outer = weakref.ref(obj), weakref.ref(obj, lambda ref: None)
+                self.there.put(move(obj))
+                self.run_there('obj = there.get(); del obj')
+                cycle = [obj, inner]
+                cycle.append(cycle)
+                del obj, inner, cycle
+                gc.collect()
+                self.assertIsNone(outer())
+
     def test_weak_reference_that_calls_back(self):
         called = []
         node = Node('n')
@@ -1508,6 +1777,55 @@ class MoveTests(GraphTestCase):
                         gc.enable()
                     del obj
                     gc.collect()
+
+    def test_keys_of_many_dicts(self):
+        def make_keys():
+            # Not interned, and not constants.
+            return [''.join(['key ', str(i)]) for i in range(20)]
+        def rows(keys, **more):
+            return [dict.fromkeys(keys, i) | more for i in range(2000, 2050)]
+        cases = {
+            'nobody else': lambda keys: (rows(keys), None),
+            'somebody else': lambda keys: (rows(keys), keys[3:17:7]),
+            'values': lambda keys: ([rows(keys), keys[:9:2]], None),
+            'values, before': lambda keys: ([keys[:9:2], rows(keys)], None),
+            'both': lambda keys: ([rows(keys), keys[:2]], keys[1:3]),
+            'a dict of them': lambda keys: (dict(zip(keys, rows(keys))), keys[:1]),
+            'other keys': lambda keys: (rows(keys, **{'a': 1, 'key 5': 2}), keys[2:4]),
+        }
+        for name, make in cases.items():
+            with self.subTest(name):
+                keys = make_keys()
+                obj, kept = make(keys)
+                del keys
+                where = {id(key) for key in kept or ()}
+                self.check_move(obj)
+                self.assertEqual({id(key) for key in kept or ()}, where)
+                self.assertEqual(_testparcel.check_ownership(), [])
+        keys = make_keys()
+        stats = pack(move(rows(keys))).stats
+        self.assertEqual(stats.copied, 50 + len(keys))      # the ints, too
+        del keys
+        self.assertEqual(pack(move(rows(make_keys()))).stats.copied, 50)
+
+    def test_keys_without_memory(self):
+        _testcapi = import_helper.import_module('_testcapi')
+        keys = [''.join(['key ', str(i)]) for i in range(20)]
+        obj = [dict.fromkeys(keys, i) for i in range(2000, 2050)]
+        keys = keys[::2]
+        expected = describe(obj)
+        for i in range(1000):
+            _testcapi.set_nomemory(i, i + 1)
+            try:
+                parcel = pack(move(obj))
+                break
+            except MemoryError:
+                pass
+            finally:
+                _testcapi.remove_mem_hooks()
+            self.check_same(describe(obj), expected)
+        self.check_same(describe(parcel.open()), expected)
+        self.assertGreater(i, 20)
 
     def test_move_marker_inside(self):
         part = ['moved']
@@ -1908,7 +2226,7 @@ class ParcelTests(GraphTestCase):
         self.check_same(describe(parcel.open()), expected)
 
     def test_stats(self):
-        obj = [[1], (2.5, 'text' * 5), Node([3]), decimal.Decimal(1), None, 7]
+        obj = [[1], (2.5, 'text' * 5), Slotted([3]), decimal.Decimal(1), None, 7]
         stats = pack(obj).stats
         self.assertGreater(stats.copied, 0)
         self.assertGreater(stats.rebuilt, 0)

@@ -1,0 +1,473 @@
+"""Extension modules in every interpreter, from private copies."""
+import gc
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import textwrap
+import threading
+import unittest
+
+from test import support
+from test.support import import_helper, script_helper, threading_helper
+
+interpreters = import_helper.import_module('interpreters')
+_interpreters = import_helper.import_module('_interpreters')
+_rwextensions = import_helper.import_module('_rwextensions')
+_testsinglephase = import_helper.import_module('_testsinglephase')
+_testmultiphase = import_helper.import_module('_testmultiphase')
+
+
+def works():
+    """Whether this platform has private copies."""
+    interp = interpreters.create()
+    try:
+        interp.exec('import _testsinglephase')
+    except interpreters.ExecutionFailed:
+        return False
+    finally:
+        interp.close()
+    return True
+
+
+if not works():
+    raise unittest.SkipTest('no private copies on this platform')
+
+LOAD = textwrap.dedent('''
+    def load(name, file):
+        from importlib.machinery import ExtensionFileLoader
+        from importlib.util import module_from_spec, spec_from_loader
+        loader = ExtensionFileLoader(name, file)
+        module = module_from_spec(spec_from_loader(name, loader))
+        loader.exec_module(module)
+        return module
+    ''')
+
+
+def setUpModule():
+    threads = threading_helper.threading_setup()
+    unittest.addModuleCleanup(threading_helper.threading_cleanup, *threads)
+
+
+class Base(unittest.TestCase):
+
+    def create(self):
+        interp = interpreters.create()
+        self.addCleanup(self.close, interp)
+        return interp
+
+    def close(self, interp):
+        try:
+            interp.close()
+        except interpreters.InterpreterNotFoundError:
+            pass
+
+    def copies(self, name, interp=None):
+        return [copy for copy in interpreters.extension_copies()
+                if copy.name == name
+                and (interp is None or copy.interpreter == interp.id)]
+
+    def answer(self, interp, code, result):
+        """What an expression is, over there, after some code."""
+        queue = interpreters.create_queue()
+        interp.prepare_main(queue=queue)
+        interp.exec(f'{LOAD}\n{textwrap.dedent(code)}\nqueue.put({result})')
+        return queue.get(timeout=support.SHORT_TIMEOUT)
+
+
+class CopyTests(Base):
+
+    def test_single_phase(self):
+        interp = self.create()
+        code = 'import _testsinglephase as m'
+        self.assertEqual(self.answer(interp, code, 'm.sum(1, 2)'), 3)
+        copy, = self.copies('_testsinglephase', interp)
+        self.assertEqual(os.path.realpath(copy.file),
+                         os.path.realpath(_testsinglephase.__file__))
+        self.assertGreater(copy.nbytes, 0)
+        self.assertEqual(self.answer(interp, code, 'm.__file__'),
+                         _testsinglephase.__file__)
+
+    def test_statics_are_separate(self):
+        # The count is a C static that the init function increments.
+        code = ('import _testsinglephase as m, time\n'
+                'before = m.initialized_count()')
+        counts = [self.answer(self.create(), code, 'before') for _ in range(3)]
+        self.assertEqual(counts, [1, 1, 1])
+
+    def test_init_runs_here(self):
+        # Stock runs it in the main interpreter and copies the dict.
+        interp = self.create()
+        code = '''
+            import _testsinglephase as m, sys
+            error = m.error
+            '''
+        self.assertEqual(
+            self.answer(interp, code, 'm.look_up_self() is m'), True)
+        self.assertEqual(
+            self.answer(interp, code, 'error.__subclasses__()'), [])
+        main = self.answer(interp, code, 'id(error)')
+        self.assertNotEqual(main, id(_testsinglephase.error))
+
+    def test_same_module_again(self):
+        # m_size == -1: the init function can't run twice.
+        code = '''
+            import sys
+            import _testsinglephase as m
+            m.spam = 1
+            del sys.modules['_testsinglephase']
+            import _testsinglephase as again
+            '''
+        interp = self.create()
+        self.assertEqual(
+            self.answer(interp, code,
+                        '(again is m, hasattr(again, "spam"), again.sum(2, 2))'),
+            (False, False, 4))
+        self.assertEqual(self.answer(interp, code, 'again.initialized_count()'), 1)
+        self.assertEqual(len(self.copies('_testsinglephase', interp)), 1)
+
+    def test_several_modules_of_one_file(self):
+        interp = self.create()
+        names = ['_testsinglephase', '_testsinglephase_with_reinit',
+                 '_testsinglephase_with_state']
+        code = f'''
+            modules = [load(name, {_testsinglephase.__file__!r})
+                       for name in {names!r}]
+            '''
+        self.assertEqual(self.answer(interp, code, '[m.__name__ for m in modules]'),
+                         names)
+        self.assertEqual(len(self.copies('_testsinglephase', interp)), 1)
+
+    def test_multi_phase_without_support(self):
+        for name in ('_test_shared_gil_only', '_test_non_isolated'):
+            with self.subTest(name):
+                interp = self.create()
+                code = f'm = load({name!r}, {_testmultiphase.__file__!r})'
+                self.assertEqual(self.answer(interp, code, 'm.__name__'), name)
+                self.assertEqual(len(self.copies('_testmultiphase', interp)), 1)
+
+    def test_declared_support_is_not_copied(self):
+        interp = self.create()
+        interp.exec('import _testmultiphase, _queue')
+        self.assertEqual(self.copies('_testmultiphase'), [])
+        self.assertEqual(self.copies('_queue'), [])
+
+    def test_main_and_legacy_are_as_ever(self):
+        main = interpreters.get_main()
+        self.assertEqual(self.copies('_testsinglephase', main), [])
+        for config in 'isolated', 'legacy':
+            with self.subTest(config):
+                id = _interpreters.create(config)
+                self.addCleanup(_interpreters.destroy, id)
+                failed = _interpreters.run_string(id, 'import _testsinglephase')
+                if config == 'isolated':
+                    self.assertIn('does not support', failed.msg)
+                else:
+                    self.assertIsNone(failed)
+                self.assertEqual([c for c in interpreters.extension_copies()
+                                  if c.interpreter == id], [])
+
+    def test_not_in_the_process_wide_cache(self):
+        # A legacy interpreter that comes later must not find what a copy made.
+        script = textwrap.dedent('''
+            import interpreters, _interpreters
+            a = interpreters.create()
+            a.exec('import _testsinglephase')
+            b = interpreters.create()
+            b.exec('import _testsinglephase; print(_testsinglephase.sum(1, 1))')
+            a.close()
+            import _testsinglephase
+            print(_testsinglephase.initialized_count())
+            ''')
+        out = script_helper.assert_python_ok('-c', script).out.split()
+        self.assertEqual(out, [b'2', b'1'])
+
+    def test_address_belongs_to_interpreter(self):
+        interp = self.create()
+        code = '''
+            import _testsinglephase as m, ctypes
+            # A module object begins with its head, its dict and its definition.
+            address = ctypes.c_void_p.from_address(id(m) + 24).value
+            '''
+        try:
+            address = self.answer(interp, code, 'address')
+        except interpreters.ExecutionFailed as exc:
+            self.skipTest(str(exc))
+        if not support.Py_DEBUG:
+            self.assertEqual(_rwextensions.owner(address), interp.id)
+        self.assertEqual(_rwextensions.owner(id(None)), -1)
+
+
+class SwitchTests(unittest.TestCase):
+
+    SCRIPT = textwrap.dedent('''
+        import interpreters, sys
+        interp = interpreters.create()
+        for name in sys.argv[1:]:
+            try:
+                interp.exec('import ' + name)
+            except interpreters.ExecutionFailed as exc:
+                print('refused', end=' ')
+            else:
+                print(any(c.name == name for c in interpreters.extension_copies()),
+                      end=' ')
+        ''')
+
+    def run_with(self, *options, **env):
+        done = script_helper.assert_python_ok(
+            *options, '-c', self.SCRIPT, '_testsinglephase', '_testmultiphase',
+            '_queue', **env)
+        return done.out.decode().split()
+
+    def test_option(self):
+        for value, expected in {
+            'auto': ['True', 'False', 'False'],
+            'off': ['refused', 'False', 'False'],
+            'all': ['True', 'True', 'False'],
+            'off,+_testsinglephase': ['True', 'False', 'False'],
+            'auto,-_testsinglephase,+_queue': ['refused', 'False', 'True'],
+            'all,-_testmultiphase': ['True', 'False', 'False'],
+        }.items():
+            with self.subTest(value):
+                self.assertEqual(self.run_with('-X', f'extcopy={value}'), expected)
+
+    def test_environment(self):
+        self.assertEqual(self.run_with('-X', 'dev', PYTHON_EXTCOPY='off'),
+                         ['refused', 'False', 'False'])
+        self.assertEqual(self.run_with('-X', 'extcopy=auto', PYTHON_EXTCOPY='off'),
+                         ['True', 'False', 'False'])
+
+    def test_bad_values(self):
+        for value in 'extcopy', 'extcopy=sometimes', 'extcopy=auto,spam':
+            with self.subTest(value):
+                done = script_helper.assert_python_failure('-X', value, '-c', '')
+                self.assertIn(b'extcopy', done.err)
+
+
+class ReuseTests(Base):
+
+    def test_closed_interpreters_copies_are_used_again(self):
+        def cycle():
+            interp = interpreters.create()
+            interp.exec('import _testsinglephase as m\n'
+                        'assert m.initialized_count() == 1')
+            interp.close()
+        cycle()
+        before = len(interpreters.extension_copies())
+        for _ in range(20):
+            cycle()
+        self.assertEqual(len(interpreters.extension_copies()), before)
+        self.assertIn(None, {c.interpreter for c in self.copies('_testsinglephase')})
+
+    def test_open_ones_have_their_own(self):
+        interps = [self.create() for _ in range(4)]
+        for interp in interps:
+            interp.exec('import _testsinglephase')
+        owners = [c.interpreter for c in self.copies('_testsinglephase')
+                  if c.interpreter is not None]
+        self.assertEqual(sorted(owners), [interp.id for interp in interps])
+
+    def test_blocks_are_bounded(self):
+        def cycle():
+            interp = interpreters.create()
+            interp.exec('import _testsinglephase, _testmultiphase')
+            interp.close()
+            del interp
+            gc.collect()
+        for _ in range(3):
+            cycle()
+        before = sys.getallocatedblocks()
+        for _ in range(20):
+            cycle()
+        # The module's statics hold a few objects.
+        self.assertLess(sys.getallocatedblocks() - before, 20 * 60)
+
+    @threading_helper.requires_working_threading()
+    def test_many_at_once(self):
+        errors = []
+        def work():
+            try:
+                for _ in range(5):
+                    interp = interpreters.create()
+                    interp.exec('import _testsinglephase as m\n'
+                                'assert m.initialized_count() == 1')
+                    interp.close()
+            except BaseException as exc:
+                errors.append(exc)
+        with threading_helper.start_threads(
+                threading.Thread(target=work) for _ in range(4)):
+            pass
+        self.assertEqual(errors, [])
+
+    def test_exit_with_open_interpreters(self):
+        script = textwrap.dedent('''
+            import interpreters
+            kept = [interpreters.create() for _ in range(3)]
+            for interp in kept:
+                interp.exec('import _testsinglephase, _curses')
+            print('end')
+            ''')
+        done = script_helper.assert_python_ok('-c', script)
+        self.assertEqual((done.out.strip(), done.err), (b'end', b''))
+
+    def test_lent_memory_stays_valid(self):
+        script = textwrap.dedent("""
+            import interpreters
+            interp = interpreters.create()
+            queue = interpreters.create_queue()
+            interp.prepare_main(queue=queue)
+            interp.exec('import _testsinglephase, array\\n'
+                        'data = array.array("i", range(1000))\\n'
+                        'queue.put(memoryview(data))')
+            view = queue.get(timeout=30)
+            interp.close()
+            print(sum(view.cast('B').cast('i')))
+            """)
+        out = script_helper.assert_python_ok('-c', script, PYTHONMALLOC='debug').out
+        self.assertEqual(out.strip(), b'499500')
+
+    @support.requires_fork()
+    def test_fork(self):
+        script = textwrap.dedent('''
+            import interpreters, os
+            interp = interpreters.create()
+            interp.exec('import _testsinglephase')
+            pid = os.fork()
+            if pid == 0:
+                other = interpreters.create()
+                other.exec('import _testsinglephase as m\\n'
+                           'assert m.initialized_count() == 1')
+                other.close()
+                os._exit(0)
+            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            interp.exec('assert _testsinglephase.sum(1, 2) == 3')
+            ''')
+        self.assertEqual(script_helper.assert_python_ok('-c', script).out.strip(),
+                         b'0')
+
+
+CXX_SOURCE = r'''
+#include <Python.h>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+struct __attribute__((visibility("default"))) Shared {
+    static std::vector<int> &items()
+    {
+        static std::vector<int> all;    // STB_GNU_UNIQUE
+        return all;
+    }
+};
+
+static std::string constructed("a text that is too long for the short form");
+static thread_local int local;          // trivially destructible
+
+struct Noisy {
+    ~Noisy() { abort(); }
+};
+
+static PyObject *
+add(PyObject *, PyObject *)
+{
+    static Noisy noisy;                 // would abort at exit
+    Shared::items().push_back(1);
+    constructed += "!";
+    local++;
+    return Py_BuildValue("iii", (int)Shared::items().size(),
+                         (int)constructed.size(), local);
+}
+
+static PyObject *index(PyObject *, PyObject *);
+
+static PyMethodDef methods[] = {
+    {"add", add, METH_NOARGS, 0}, {"index", index, METH_NOARGS, 0}, {0}};
+static PyModuleDef module = {PyModuleDef_HEAD_INIT, NAME, 0, -1, methods};
+
+static PyObject *
+index(PyObject *, PyObject *)
+{
+    return PyLong_FromSsize_t(module.m_base.m_index);
+}
+
+#define GLUE(a, b) a##b
+#define INIT(name) GLUE(PyInit_, name)
+PyMODINIT_FUNC INIT(BARE)(void) { return PyModule_Create(&module); }
+'''
+
+
+@support.requires_subprocess()
+class CxxTests(Base):
+
+    @classmethod
+    def setUpClass(cls):
+        compiler = (sysconfig.get_config_var('CXX') or 'c++').split()
+        if shutil.which(compiler[0]) is None:
+            raise unittest.SkipTest(f'no C++ compiler: {compiler[0]}')
+        cls.folder = tempfile.mkdtemp()
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        source = os.path.join(cls.folder, 'source.cpp')
+        with open(source, 'w') as file:
+            file.write(CXX_SOURCE)
+        include = [sysconfig.get_path('include'), sysconfig.get_path('platinclude'),
+                   os.path.dirname(sysconfig.get_config_h_filename()),
+                   os.path.join(sysconfig.get_config_var('srcdir') or '.', 'Include')]
+        for name in 'rwcxx_one', 'rwcxx_two':
+            done = subprocess.run(
+                [*compiler, '-shared', '-fPIC', '-std=c++17', '-w', source,
+                 f'-DNAME="{name}"', f'-DBARE={name}',
+                 *(f'-I{path}' for path in include),
+                 '-o', os.path.join(cls.folder, name + '.so')],
+                capture_output=True, text=True, timeout=support.LONG_TIMEOUT)
+            if done.returncode != 0:
+                raise unittest.SkipTest(f'can\'t compile C++: {done.stderr[-500:]}')
+
+    def code(self, *names):
+        return f'import sys; sys.path.insert(0, {self.folder!r})\n' + '\n'.join(
+            f'import {name}' for name in names)
+
+    def test_unique_statics_are_unique_per_interpreter(self):
+        a, b = self.create(), self.create()
+        code = self.code('rwcxx_one', 'rwcxx_two')
+        for n in 1, 3:
+            for interp in a, b:
+                counts = self.answer(
+                    interp, code, '(rwcxx_one.add()[0], rwcxx_two.add()[0])')
+                # Two files of one interpreter share the instance.
+                self.assertEqual(counts, (n, n + 1))
+
+    def test_constructors_run_for_each_owner(self):
+        code = self.code('rwcxx_one')
+        results = []
+        for _ in range(3):
+            interp = interpreters.create()
+            results.append(self.answer(interp, code, 'rwcxx_one.add()'))
+            interp.close()
+        self.assertEqual(results, [(1, 43, 1)] * 3)
+
+    def test_module_indexes_are_bounded(self):
+        # Each interpreter's list of modules is as long as the highest index.
+        code = self.code('rwcxx_one')
+        interps = [self.create() for _ in range(3)]
+        indexes = {self.answer(interp, code, 'rwcxx_one.index()')
+                   for interp in interps}
+        for interp in interps:
+            interp.close()
+        indexes.add(self.answer(self.create(), code, 'rwcxx_one.index()'))
+        self.assertEqual(len(indexes), 1)
+
+    def test_exit_functions_are_forgotten(self):
+        script = textwrap.dedent(f'''
+            import interpreters
+            for _ in range(2):
+                interp = interpreters.create()
+                interp.exec({self.code('rwcxx_one')!r} + '; rwcxx_one.add()')
+                interp.close()
+            ''')
+        script_helper.assert_python_ok('-c', script)
+
+
+if __name__ == '__main__':
+    unittest.main()
