@@ -5,7 +5,10 @@ They are taken from a folder that $RWPYTHON_SITE names, filled with
     ./python -m pip install --only-binary :all: --target DIR numpy scipy pandas pyarrow pillow lxml cryptography \
         pydantic orjson msgpack regex aiohttp sqlalchemy psutil matplotlib cffi
 
-A package that isn't there is skipped.  `python tests/test_wheels.py` prints the table of the user guide.
+A package that isn't there is skipped.  With pytest and hypothesis in that folder, modules of NumPy's and pandas' own
+tests are run as well, in the main interpreter and in another one: the second must not fail where the first does not.
+
+`python tests/test_wheels.py` prints the table of the user guide.
 """
 import os
 import pathlib
@@ -266,6 +269,55 @@ def test_four_interpreters_at_once(name):
         pytest.skip(f"{name} is not in $RWPYTHON_SITE")
     done = run_package(name)
     assert done.returncode == 0, done.stdout[-4000:]
+
+
+# Modules of the packages' own tests, and those that can't pass in a subinterpreter.
+OWN_TESTS = {
+    "numpy": ["fft/tests", "linalg/tests/test_linalg.py", "_core/tests/test_dtype.py", "_core/tests/test_numeric.py",
+              "_core/tests/test_ufunc.py", "_core/tests/test_umath.py", "_core/tests/test_multiarray.py",
+              "random/tests/test_generator_mt19937.py", "lib/tests", "ma/tests"],
+    "pandas": ["tests/arithmetic/test_numeric.py", "tests/frame/test_constructors.py", "tests/groupby/test_groupby.py",
+               "tests/reshape/merge/test_merge.py", "tests/series/test_constructors.py"],
+}
+NEEDS_FORK = {"test_xerbla_override"}       # os.fork() is refused there
+
+OWN_TEST = """
+import os, sys
+sys.path.insert(0, SITE)
+import pytest, {package}
+class Failed:
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            failed.add(report.nodeid.rpartition('/')[2])
+failed = set()
+folder = os.path.dirname({package}.__file__)
+pytest.main(['-q', '--tb=no', '-p', 'no:cacheprovider', '-p', 'no:faulthandler', '-W', 'ignore', '-m', 'not slow',
+             os.path.join(folder, MODULE)], plugins=[Failed()])
+print('FAILED:', *failed, sep='\\n', flush=True)
+"""
+
+
+def own_test(package, module, inside):
+    """The names of the tests that fail."""
+    source = f"SITE = {SITE!r}; MODULE = {module!r}\n" + OWN_TEST.format(package=package)
+    if inside:
+        source = f"import interpreters\ninterp = interpreters.create()\ninterp.exec({source!r})\ninterp.close()"
+    done = subprocess.run([PYTHON, "-X", "faulthandler", "-c", source], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          stdin=subprocess.DEVNULL, text=True, errors="replace", timeout=900,
+                          env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout[-4000:]
+    output, _, failed = done.stdout.rpartition("FAILED:\n")
+    assert " passed" in output, done.stdout[-4000:]
+    return set(failed.split())
+
+
+@pytest.mark.parametrize("package, module", [(p, module) for p, modules in OWN_TESTS.items() for module in modules])
+def test_own_tests(package, module):
+    for needed in (package, "pytest", "hypothesis"):
+        if not is_there(needed):
+            pytest.skip(f"{needed} is not in $RWPYTHON_SITE")
+    more = own_test(package, module, True) - own_test(package, module, False)
+    assert not {name for name in more if name.rpartition("::")[2] not in NEEDS_FORK}
 
 
 if __name__ == "__main__":
