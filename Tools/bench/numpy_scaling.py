@@ -17,19 +17,23 @@ is imported.  The machine must be otherwise idle and have as many cores.
 
 How.  Every interpreter does the same number of units at the same time, in a thread
 of its own; the clock runs from a common start to the end of the last one.  One
-interpreter and several take turns.  The work is checked.
+interpreter, several, and as many processes, take turns.  The work is checked.
 
 Baseline.  One interpreter: with its time t(1), n interpreters that take t(n) do
-n * t(1) / t(n) times its work.
+n * t(1) / t(n) times its work.  The limit is what processes do, which share nothing
+but the machine; if that isn't n, the machine has no n whole cores to give.
 
 Columns
-    work      ufuncs: arithmetic on 2,000 floats; small: lots of arrays of 10;
-              sort: sorting and searching 5,000; linalg: systems of 40 equations
-    one       ms for a unit in one interpreter, median of the rounds
-    n         the same for each of n that run at the same time
-    times     how much more work n do; best and worst round in brackets
+    work       ufuncs: arithmetic on 2,000 floats; small: lots of arrays of 10;
+               sort: sorting and searching 5,000; linalg: systems of 40 equations
+    one        ms for a unit in one interpreter, median of the rounds
+    n          the same for each of n that run at the same time
+    processes  the same for n processes
+    times      how much more work n do; worst and best round in brackets
+    limit      the same for the processes
 """
 
+import multiprocessing
 import os
 import sys
 import threading
@@ -92,27 +96,68 @@ def run(name, units):
 KINDS = {'ufuncs': 150, 'small': 120, 'sort': 120, 'linalg': 150}
 
 
-def make(site):
-    interp = interpreters.create()
-    queues = {name: interpreters.create_queue() for name in ('ready', 'go', 'done')}
-    interp.prepare_main(**queues)
-    interp.exec(WORK.format(site=site))
-    return interp, queues
+QUEUES = ('ready', 'go', 'done')
+
+
+class Interpreter:
+
+    def __init__(self, site):
+        self.interp = interpreters.create()
+        self.queues = {name: interpreters.create_queue() for name in QUEUES}
+        self.interp.prepare_main(**self.queues)
+        self.interp.exec(WORK.format(site=site))
+
+    def start(self, kind, units):
+        self.thread = threading.Thread(target=self.interp.exec,
+                                       args=(f'run({kind!r}, {units})',))
+        self.thread.start()
+
+    def join(self):
+        self.thread.join()
+
+    def close(self):
+        self.interp.close()
+
+
+def serve(source, jobs, queues):
+    namespace = dict(queues)
+    exec(source, namespace)
+    while (job := jobs.get()) is not None:
+        namespace['run'](*job)
+
+
+class Process:
+
+    def __init__(self, site):
+        context = multiprocessing.get_context('spawn')
+        self.queues = {name: context.Queue() for name in QUEUES}
+        self.jobs = context.Queue()
+        self.process = context.Process(target=serve, args=(
+            WORK.format(site=site), self.jobs, self.queues))
+        self.process.start()
+
+    def start(self, kind, units):
+        self.jobs.put((kind, units))
+
+    def join(self):
+        pass
+
+    def close(self):
+        self.jobs.put(None)
+        self.process.join()
 
 
 def measure(made, kind, units):
-    threads = [threading.Thread(target=interp.exec, args=(f'run({kind!r}, {units})',))
-               for interp, _ in made]
-    for thread in threads:
-        thread.start()
-    for _, queues in made:
-        queues['ready'].get(timeout=120)
-    for _, queues in made:
-        queues['go'].put(None)
-    starts, ends, results = zip(*[queues['done'].get(timeout=600)
-                                  for _, queues in made])
-    for thread in threads:
-        thread.join()
+    for worker in made:
+        worker.start(kind, units)
+    for worker in made:
+        worker.queues['ready'].get(timeout=120)
+    for worker in made:
+        worker.queues['go'].put(None)
+    starts, ends, results = zip(*[worker.queues['done'].get(timeout=600)
+                                  for worker in made])
+    for worker in made:
+        worker.join()
     if len(set(results)) != 1:
         sys.exit(f'{kind}: different results: {results}')
     return (max(ends) - min(starts)) / units
@@ -126,22 +171,26 @@ def add_options(parser):
 
 def main():
     args = benchlib.parse_args(__doc__, 7, add_options)
-    made = [make(args.site) for _ in range(args.interpreters)]
-    data = {}
-    print(f'{"work":10} {"one":>9} {args.interpreters:>9} {"times":>7}')
+    n = args.interpreters
+    made = [Interpreter(args.site) for _ in range(n)]
+    processes = [Process(args.site) for _ in range(n)]
+    data, rows = {}, []
     for kind, units in KINDS.items():
         units = 3 if args.smoke else units
-        one, many = [], []
-        for _ in range(args.rounds):
-            one.append(measure(made[:1], kind, units))
-            many.append(measure(made, kind, units))
-        ratios = sorted(len(made) * a / b for a, b in zip(one, many))
-        print(f'{kind:10} {benchlib.median(one) * 1e3:9.3f} '
-              f'{benchlib.median(many) * 1e3:9.3f} {benchlib.median(ratios):7.2f} '
-              f'[{ratios[0]:.2f}, {ratios[-1]:.2f}]', flush=True)
-        data[kind] = {'one interpreter': one, f'{len(made)} interpreters': many}
-    for interp, _ in made:
-        interp.close()
+        times = data[kind] = benchlib.in_turns({
+            'one interpreter': lambda: measure(made[:1], kind, units),
+            f'{n} interpreters': lambda: measure(made, kind, units),
+            f'{n} processes': lambda: measure(processes, kind, units),
+        }, args.rounds, kind)
+        one, *others = times.values()
+        row = [kind, *(f'{benchlib.median(values) * 1e3:.3f}' for values in times.values())]
+        for values in others:
+            ratios = sorted(n * a / b for a, b in zip(one, values))
+            row.append(f'{benchlib.median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}]')
+        rows.append(row)
+    benchlib.print_table(('work', 'one', n, 'processes', 'times', 'limit'), rows)
+    for worker in made + processes:
+        worker.close()
     if args.json:
         benchlib.write_json(args, data)
 
