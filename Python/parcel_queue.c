@@ -1612,5 +1612,6 @@ _PyParcel_DropHome(_PyParcel_Home *home)
     }
     *link = home->next;
     unlock(&registry.mutex);
+    _PyParcel_FreeClasses(home);
     PyMem_RawFree(home);
 }

@@ -274,12 +274,43 @@ applies(PyInterpreterState *interp)
 
 /* --- What a copy's code asks of the process ------------------------------ */
 
+/* All copies are between these, and perhaps other things.  Atomic. */
+static uintptr_t lowest = UINTPTR_MAX, highest;
+
+/* The mutex is held. */
+static void
+publish(copy *c)
+{
+    _Py_atomic_store_uintptr(&lowest, Py_MIN(lowest, c->start));
+    _Py_atomic_store_uintptr(&highest, Py_MAX(highest, c->end));
+    c->next = copies;
+    copies = c;
+}
+
+static inline int
+has_address(const copy *c, uintptr_t pc)
+{
+    return pc >= c->start && pc < c->end;
+}
+
+/* Without the mutex: copies stay where they are.  PyGILState_Ensure() and so each
+   allocation of NumPy, which asks tracemalloc, comes here. */
 static copy *
 find_by_address(const void *address)
 {
+    static _Py_thread_local copy *latest;
     uintptr_t pc = (uintptr_t)address;
+    if (pc < _Py_atomic_load_uintptr_relaxed(&lowest)
+        || pc >= _Py_atomic_load_uintptr_relaxed(&highest))
+    {
+        return NULL;
+    }
+    if (latest != NULL && has_address(latest, pc)) {
+        return latest;
+    }
     for (copy *c = copies; c != NULL; c = c->next) {
-        if (pc >= c->start && pc < c->end) {
+        if (has_address(c, pc)) {
+            latest = c;
             return c;
         }
     }
@@ -982,8 +1013,7 @@ make_copy(source *src, _PyRWExtImage *image, int source_fd, int64_t owner,
     }
     if (reason == NULL) {
         join(c, owner);
-        c->next = copies;
-        copies = c;
+        publish(c);
         *res = c;
     }
 
