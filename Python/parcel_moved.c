@@ -436,6 +436,9 @@ new_type(PyObject *module, PyObject *meta, PyType_Spec *spec, void *base,
     if (type != NULL) {
         *table_slot((PyTypeObject *)type) = table;
     }
+    else if (!PyErr_Occurred()) {
+        PyErr_NoMemory();       // which the base does not always say
+    }
     return (PyTypeObject *)type;
 }
 

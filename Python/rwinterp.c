@@ -212,3 +212,10 @@ _PyRWInterp_Call(PyCFunctionWithKeywords func, PyObject *self,
     }
     return res;
 }
+
+PyObject *
+_PyRWInterp_IsCall(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    PyThreadState *tstate = _PyThreadState_GET();
+    return PyBool_FromLong(tstate->_whence == _PyThreadState_WHENCE_EXEC);
+}

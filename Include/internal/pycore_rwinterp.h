@@ -53,6 +53,11 @@ PyAPI_FUNC(PyObject *) _PyRWInterp_Call(PyCFunctionWithKeywords func,
                                         PyObject *args, PyObject *kwargs,
                                         _PyRWInterp_Use use, int closing);
 
+/* A function of the _thread module: is the calling thread one of another
+   interpreter, for the time of a call into this one?  The threads that it starts
+   here are not daemon threads, unlike those of a thread that C code has made. */
+PyAPI_FUNC(PyObject *) _PyRWInterp_IsCall(PyObject *, PyObject *);
+
 /* Define FUNC_guarded, which is FUNC called that way. */
 #define _PyRWInterp_GUARD(FUNC, USE, CLOSING)                               \
     static PyObject *                                                       \

@@ -9,6 +9,7 @@ import os
 import pkgutil
 import sys
 import textwrap
+import threading
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import ExtensionFileLoader
@@ -80,6 +81,27 @@ class DaemonThreads(Row):
         # The thread ends with its interpreter.
         self.assertIs(self.run_code(self.BUSY), True)
         self.interp.close()
+
+    def test_not_by_default(self):
+        # Whoever calls into the interpreter, its threads are joined.
+        q = interpreters.create_queue()
+        self.interp.prepare_main(q=q)
+        self.interp.exec('import threading')
+        def call():
+            self.interp.exec(textwrap.dedent("""
+                import time
+                def work():
+                    time.sleep(0.1)
+                    q.put('done')
+                thread = threading.Thread(target=work)
+                thread.start()
+                q.put(thread.daemon)
+                """))
+        with threading_helper.start_threads([threading.Thread(target=call)]):
+            self.assertIs(q.get(timeout=support.SHORT_TIMEOUT), False)
+        self.interp.close()
+        # It is what is left of 'done'.
+        self.assertIs(q.get(timeout=support.SHORT_TIMEOUT), interpreters.UNBOUND)
 
     def test_exit(self):
         script = ('import interpreters\n'
