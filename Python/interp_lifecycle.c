@@ -453,6 +453,9 @@ leave_behind(PyThreadState *main_tstate, int64_t id)
             left = 1;
             interp->finalizing = LEFT_BEHIND;
             _PyInterpreterState_SetFinalizing(interp, main_tstate);
+            // Its thread may allocate when what PyGILState_Check() looks at has
+            // gone; debug builds ask that for each allocation.
+            _Py_atomic_store_int_relaxed(&_PyRuntime.gilstate.check_enabled, 0);
             if (interp->ceval.gil != NULL) {
                 slot = _PyRWGIL_SlotIndex(interp->ceval.gil);
             }
