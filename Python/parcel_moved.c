@@ -427,6 +427,9 @@ static PyType_Spec moved_gc_spec = {
     .slots = moved_gc_slots,
 };
 
+
+/* --- Becoming one -------------------------------------------------------- */
+
 static PyTypeObject *
 new_type(PyObject *module, PyObject *meta, PyType_Spec *spec, void *base,
          moved_table *table)
@@ -452,8 +455,6 @@ derived_type(PyTypeObject *base, PyType_Spec *spec)
     base->tp_flags &= ~Py_TPFLAGS_BASETYPE;
     return type;
 }
-
-/* --- Becoming one -------------------------------------------------------- */
 
 /* What an object of this type becomes: borrowed, or NULL without an exception
    if there is no such type yet. */

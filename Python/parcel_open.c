@@ -965,6 +965,21 @@ make_all(maker *m, _PyParcel *parcel)
     return root;
 }
 
+/* `root`, or NULL, is what has been made of a duplicate, which is not needed any
+   more. */
+static void
+end_duplicate(_PyParcel *parcel, _PyParcel *duplicate, PyObject *root)
+{
+    _PyParcel_Discard(duplicate);
+    if (root != NULL) {
+        empty_parcel(parcel);
+    }
+    else {
+        _PyParcel_UnshareBuffers(parcel->graph.resources,
+                                 parcel->graph.nresources);
+    }
+}
+
 static PyObject *open_graph(_PyParcel_Home *, _PyParcel *);
 
 /* With records instead of families. */
@@ -976,14 +991,7 @@ open_apart(_PyParcel_Home *home, _PyParcel *parcel)
         return NULL;
     }
     PyObject *root = open_graph(home, copy);
-    _PyParcel_Discard(copy);
-    if (root != NULL) {
-        empty_parcel(parcel);
-    }
-    else {
-        _PyParcel_UnshareBuffers(parcel->graph.resources,
-                                 parcel->graph.nresources);
-    }
+    end_duplicate(parcel, copy, root);
     return root;
 }
 
@@ -1028,14 +1036,7 @@ open_graph(_PyParcel_Home *home, _PyParcel *parcel)
     if (copy != NULL) {
         root = make_all(&m, copy);
         m.g = &parcel->graph;
-        _PyParcel_Discard(copy);
-        if (root != NULL) {
-            empty_parcel(parcel);
-        }
-        else {
-            _PyParcel_UnshareBuffers(parcel->graph.resources,
-                                     parcel->graph.nresources);
-        }
+        end_duplicate(parcel, copy, root);
     }
 
 exit:

@@ -249,29 +249,7 @@ error:
 static int
 take_mirrored(packer *p, PyObject *obj, Py_ssize_t refs, _PyParcel_Word *word)
 {
-    if (Py_REFCNT(obj) != refs) {
-        return 0;
-    }
-    PyTypeObject *type = Py_TYPE(obj);
-    PyObject *copy;
-    if (type == &PyUnicode_Type) {
-        copy = copy_str(obj);
-    }
-    else if (type == &PyLong_Type) {
-        copy = copy_int(obj);
-    }
-    else if (type == &PyFloat_Type) {
-        copy = PyFloat_FromDouble(PyFloat_AS_DOUBLE(obj));
-    }
-    else {
-        return 0;
-    }
-    if (copy == NULL) {
-        return -1;
-    }
-    p->parcel->stats.copied++;
-    *word = (_PyParcel_Word)copy;
-    return 1;
+    return Py_REFCNT(obj) == refs ? take_copy(p, obj, word) : 0;
 }
 
 static int

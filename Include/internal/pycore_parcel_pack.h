@@ -456,56 +456,8 @@ is_common(PyObject *obj)
             || obj == Py_False);
 }
 
-/* The atoms of most graphs: those that nothing else refers to, and those that are
-   process-wide.  1: *word is set; 0: _PyPacker_Take() knows; -1: no memory. */
-static inline int
-take_quickly(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
-{
-    if (Py_REFCNT(obj) != 1) {
-        if (!is_common(obj)) {
-            return 0;
-        }
-        p->parcel->stats.shared++;
-        *word = (_PyParcel_Word)obj;
-        return 1;
-    }
-    PyTypeObject *type = Py_TYPE(obj);
-    PyObject *copy;
-    if (type == &PyUnicode_Type) {
-        if (owned && !PyUnicode_CHECK_INTERNED(obj)) {
-            goto moved;
-        }
-        copy = copy_str(obj);
-    }
-    else if (type == &PyLong_Type) {
-        if (owned) {
-            goto moved;
-        }
-        copy = copy_int(obj);
-    }
-    else if (type == &PyFloat_Type) {
-        if (owned) {
-            goto moved;
-        }
-        copy = PyFloat_FromDouble(PyFloat_AS_DOUBLE(obj));
-    }
-    else {
-        return 0;
-    }
-    if (copy == NULL) {
-        return -1;
-    }
-    p->parcel->stats.copied++;
-    *word = (_PyParcel_Word)copy;
-    return 1;
-
-moved:
-    count_moved_atom(p, obj);
-    *word = (_PyParcel_Word)Py_NewRef(obj);
-    return 1;
-}
-
-/* Of these, the ones that can stay in the slot of an owned container. */
+/* The atoms that can stay in the slot of an owned container: those that nothing else
+   refers to, and those that are process-wide. */
 static inline int
 stays(packer *p, PyObject *obj)
 {
@@ -524,6 +476,52 @@ stays(packer *p, PyObject *obj)
         return 1;
     }
     return 0;
+}
+
+/* A copy of a value of the most common types.  1: *word is set; 0: it is none;
+   -1: no memory. */
+static inline int
+take_copy(packer *p, PyObject *obj, _PyParcel_Word *word)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    PyObject *copy;
+    if (type == &PyUnicode_Type) {
+        copy = copy_str(obj);
+    }
+    else if (type == &PyLong_Type) {
+        copy = copy_int(obj);
+    }
+    else if (type == &PyFloat_Type) {
+        copy = PyFloat_FromDouble(PyFloat_AS_DOUBLE(obj));
+    }
+    else {
+        return 0;
+    }
+    if (copy == NULL) {
+        return -1;
+    }
+    p->parcel->stats.copied++;
+    *word = (_PyParcel_Word)copy;
+    return 1;
+}
+
+/* The atoms of most graphs, wherever they are.  0: _PyPacker_Take() knows. */
+static inline int
+take_quickly(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
+{
+    if (Py_REFCNT(obj) != 1) {
+        if (!is_common(obj)) {
+            return 0;
+        }
+        p->parcel->stats.shared++;
+        *word = (_PyParcel_Word)obj;
+        return 1;
+    }
+    if (owned && stays(p, obj)) {
+        *word = (_PyParcel_Word)Py_NewRef(obj);
+        return 1;
+    }
+    return take_copy(p, obj, word);
 }
 
 

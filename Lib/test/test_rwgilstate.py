@@ -232,6 +232,35 @@ def try_fork():
         errors.append(exc)
 
 
+class ClosedTests(Base):
+    """Function pointers of ctypes outlive the interpreter that made them."""
+
+    def address_in(self, interp):
+        return self.get(interp, 'by_ctypes(note)')
+
+    def test_while_threads_call(self):
+        # As at exit: the threads end.
+        for _ in range(10):
+            interp = self.create()
+            crowd = gilstate.start(self.address_in(interp), -1, 3)
+            for _ in support.sleeping_retry(support.SHORT_TIMEOUT):
+                if gilstate.made(crowd) > 10:
+                    break
+            interp.close()
+            gilstate.join(crowd, support.SHORT_TIMEOUT)
+
+    def test_before_threads_call(self):
+        interp = self.create()
+        address = self.address_in(interp)
+        interp.close()
+        # Others may come to where it was.
+        for _ in range(3):
+            self.address_in(self.create())
+        crowd = gilstate.start(address, -1, 3)
+        gilstate.join(crowd, support.SHORT_TIMEOUT)
+        self.assertEqual(gilstate.made(crowd), 0)
+
+
 class CopyTests(Base):
     """The owner is the interpreter whose private copy the code is in."""
 
