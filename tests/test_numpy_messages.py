@@ -251,7 +251,9 @@ def test_pyarrow(check):
         there.put(move(table))
         assert isinstance(table, MovedObject)
         assert over_there('t = there.get(); back.put(move(t))').equals(expected)
-        # As read from a file: nobody can write to its buffers.
+        # Arrow's builders leave buffers that can be written to, and may be seen by others.
+        assert pack(move(pa.table({'x': pa.array(range(10**6))}))).nbytes > 8 * 10**6
+        # As read from a file: nobody can write to them.
         sink = pa.BufferOutputStream()
         table = pa.table({'x': range(10**6)})
         with pa.ipc.new_stream(sink, table.schema) as writer:

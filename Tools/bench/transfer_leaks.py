@@ -16,10 +16,9 @@ Usage:
   --seed        of the graphs (default: random; it is printed)
 
 How to read the table.  One line for each tenth: memory of the process in MB and
-allocated blocks in the two interpreters, `here` and `there`.  The first half is for
-warming up: caches fill, and the heap finds its size.  The last line is the growth
-from there to the end: the script fails if it is more than 1% of the memory or more
-than 1000 blocks in an interpreter.
+allocated blocks in the two interpreters, `here` and `there`.  The first two tenths
+are for warming up.  The last line is the growth from there to the end: the script
+fails if it is more than 1% of the memory and 1000 blocks in an interpreter.
 """
 
 import gc
@@ -34,7 +33,7 @@ from interpreters import move
 from test import rwparcels_random as graphs
 
 LINES = 10
-WARM_UP = 5
+WARM_UP = 2
 GRAPHS = 200
 
 
