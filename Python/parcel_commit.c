@@ -150,6 +150,7 @@ _PyPacker_Undo(packer *p)
         }
     }
     p->nchanges = 0;
+    _PyPacker_UndoRows(p);
     p->ndissolved = 0;
     for (Py_ssize_t i = 0; i < p->ngivens; i++) {
         given *g = &p->givens[i];

@@ -7,41 +7,27 @@
 
 /* Items are done here as long as they refer to nothing, which is often to the end. */
 static int
-enter_items(packer *p, PyObject **from, PyObject **to, Py_ssize_t n, int owned,
-            PyObject **copy)
+enter_items(packer *p, PyObject **from, PyObject **to, Py_ssize_t n, int shift,
+            int owned)
 {
     Py_ssize_t i = 0;
     if (owned) {
-        while (i < n && from[i] != NULL && stays(p, from[i])) {
-            i++;
-        }
+        i = skip_staying(p, from, 0, n, shift);
     }
     else if (p->dup == NULL) {
-        int quick = 1;
-        for (; i < n && from[i] != NULL; i++) {
-            _PyParcel_Word word;
-            quick = take_quickly(p, from[i], owned, &word);
-            if (quick <= 0) {
-                break;
-            }
-            to[i] = WORD_OBJECT(word);
-        }
-        if (quick < 0) {
-            Py_CLEAR(*copy);
-            return -1;
-        }
+        i = copy_items(p, from, to, 0, n, shift);
     }
     if (i == n) {
         return 0;
     }
-    frame *f = push_frame(p, FRAME_ITEMS, owned, n);
+    frame *f = i < 0 ? NULL : push_frame(p, FRAME_ITEMS, owned, n);
     if (f == NULL) {
-        Py_CLEAR(*copy);
         return -1;
     }
     f->i = i;
     f->from = from;
     f->to.slots = to;
+    f->shift = (uint8_t)shift;
     return 1;
 }
 
@@ -50,32 +36,31 @@ _PyPacker_TakeList(packer *p, PyObject *obj, int owned, PyObject **copy)
 {
     Py_ssize_t n = PyList_GET_SIZE(obj);
     PyObject **from = ((PyListObject *)obj)->ob_item;
-    if (owned) {
-        *copy = Py_NewRef(obj);
-        return enter_items(p, from, from, n, owned, copy);
-    }
-    *copy = PyList_New(n);
+    *copy = owned ? Py_NewRef(obj) : PyList_New(n);
     if (*copy == NULL) {
         return -1;
     }
-    return enter_items(p, from, ((PyListObject *)*copy)->ob_item, n, owned, copy);
+    int res = enter_items(p, from, ((PyListObject *)*copy)->ob_item, n, 0, owned);
+    if (res < 0) {
+        Py_CLEAR(*copy);
+    }
+    return res;
 }
 
 int
 _PyPacker_TakeTuple(packer *p, PyObject *obj, int owned, PyObject **copy)
 {
     Py_ssize_t n = PyTuple_GET_SIZE(obj);
-    if (owned) {
-        *copy = Py_NewRef(obj);
+    *copy = owned ? Py_NewRef(obj) : PyTuple_New(n);
+    if (*copy == NULL) {
+        return -1;
     }
-    else {
-        *copy = PyTuple_New(n);
-        if (*copy == NULL) {
-            return -1;
-        }
+    int res = enter_items(p, ((PyTupleObject *)obj)->ob_item,
+                          ((PyTupleObject *)*copy)->ob_item, n, 0, owned);
+    if (res < 0) {
+        Py_CLEAR(*copy);
     }
-    return enter_items(p, ((PyTupleObject *)obj)->ob_item,
-                       ((PyTupleObject *)*copy)->ob_item, n, owned, copy);
+    return res;
 }
 
 int
@@ -183,16 +168,16 @@ take_late(packer *p, PyObject *obj, Py_ssize_t n, PyObject *copy)
     return enter_words(p, record, 1, n, obj);
 }
 
+/* All but the entries. */
 static PyDictKeysObject *
 clone_keys(PyDictKeysObject *keys)
 {
-    size_t size = _PyDict_KeysSize(keys);
-    PyDictKeysObject *clone = PyMem_Malloc(size);
+    PyDictKeysObject *clone = PyMem_Malloc(_PyDict_KeysSize(keys));
     if (clone == NULL) {
         PyErr_NoMemory();
         return NULL;
     }
-    memcpy(clone, keys, size);
+    memcpy(clone, keys, (char *)_DK_ENTRIES(keys) - (char *)keys);
     clone->dk_refcnt = 1;
     clone->dk_version = 0;
     // Entries count when they are there: see step_dict().
@@ -240,6 +225,71 @@ unsplit(PyObject *obj)
     return copy;
 }
 
+/* The keys of a moved dict are the receiver's. */
+static inline void
+leave_keys(packer *p, PyDictKeysObject *keys)
+{
+    if (keys->dk_refcnt == 1) {
+        // Versions are each interpreter's.
+        keys->dk_version = 0;
+#ifdef Py_REF_DEBUG
+        p->moved_reftotal++;
+#endif
+    }
+}
+
+/* One that may be like many others: its keys are done at once, and then it is an array
+   of values.  2: it is not. */
+static int
+enter_owned_dict(packer *p, PyDictObject *dict, int owned)
+{
+    PyDictKeysObject *keys = dict->ma_keys;
+    Py_ssize_t n = keys->dk_nentries;
+    if (n > MAX_ROW || !DK_IS_UNICODE(keys) || !dict_can_move(dict)) {
+        return 2;
+    }
+    leave_keys(p, keys);
+    if (n == 0) {
+        return 0;
+    }
+    PyDictUnicodeEntry *entries = DK_UNICODE_ENTRIES(keys);
+    if (_PyPacker_SettleKeys(p, entries, n, owned) < 0) {
+        return -1;
+    }
+    return enter_items(p, &entries->me_value, &entries->me_value, n, 1, owned);
+}
+
+/* The same for a copy.  If that fails, it is the caller's to release. */
+static int
+enter_copied_dict(packer *p, PyDictObject *dict, PyObject **copy)
+{
+    PyDictKeysObject *keys = dict->ma_keys;
+    Py_ssize_t n = keys->dk_nentries;
+    if (n > MAX_ROW || dict->ma_used != n || dict->ma_values != NULL
+        || !DK_IS_UNICODE(keys))
+    {
+        return 2;
+    }
+    *copy = PyDict_New();
+    if (*copy == NULL || n == 0) {
+        return *copy != NULL ? 0 : -1;
+    }
+    PyDictKeysObject *clone = clone_keys(keys);
+    if (clone == NULL) {
+        return -1;
+    }
+    // The empty keys of a new dict are nobody's.
+    ((PyDictObject *)*copy)->ma_keys = clone;
+    ((PyDictObject *)*copy)->ma_used = n;
+    clone->dk_nentries = n;
+    PyDictUnicodeEntry *from = DK_UNICODE_ENTRIES(keys);
+    PyDictUnicodeEntry *to = DK_UNICODE_ENTRIES(clone);
+    if (_PyPacker_CopyKeys(p, from, to, n) < 0) {
+        return -1;
+    }
+    return enter_items(p, &from->me_value, &to->me_value, n, 1, NOT_OWNED);
+}
+
 int
 _PyPacker_TakeDict(packer *p, PyObject *obj, int owned, PyObject **copy)
 {
@@ -253,12 +303,26 @@ _PyPacker_TakeDict(packer *p, PyObject *obj, int owned, PyObject **copy)
         return 1;
     }
     PyDictKeysObject *keys = dict->ma_keys;
+    int res = 2;
     if (owned) {
         *copy = Py_NewRef(obj);
+        res = enter_owned_dict(p, dict, owned);
     }
     else if (dict->ma_used == 0) {
         *copy = PyDict_New();
         return *copy != NULL ? 0 : -1;
+    }
+    else if (p->dup == NULL) {
+        res = enter_copied_dict(p, dict, copy);
+    }
+    if (res < 0) {
+        Py_CLEAR(*copy);
+    }
+    if (res < 2) {
+        return res;
+    }
+    if (owned) {
+        leave_keys(p, keys);
     }
     else if (dict->ma_values != NULL
              || keys->dk_nentries > 2 * dict->ma_used + 8)
@@ -292,13 +356,6 @@ _PyPacker_TakeDict(packer *p, PyObject *obj, int owned, PyObject **copy)
         // The empty keys of a new dict are nobody's.
         ((PyDictObject *)*copy)->ma_keys = clone;
     }
-    if (owned && keys->dk_refcnt == 1) {
-        // Versions are each interpreter's.
-        keys->dk_version = 0;
-#ifdef Py_REF_DEBUG
-        p->moved_reftotal++;
-#endif
-    }
     frame *f = push_frame(p, FRAME_DICT, owned, 2 * keys->dk_nentries);
     if (f == NULL) {
         Py_CLEAR(*copy);
@@ -307,6 +364,58 @@ _PyPacker_TakeDict(packer *p, PyObject *obj, int owned, PyObject **copy)
     f->of.dict = dict;
     f->to.object = *copy;
     return 1;
+}
+
+int
+_PyPacker_EnterOwned(packer *p, PyObject *obj, int owned)
+{
+    assert(Py_REFCNT(obj) == 1 && owned);
+    int res;
+    if (PyDict_CheckExact(obj)) {
+        res = enter_owned_dict(p, (PyDictObject *)obj, owned);
+    }
+    else if (PyList_CheckExact(obj)) {
+        PyObject **items = ((PyListObject *)obj)->ob_item;
+        res = enter_items(p, items, items, PyList_GET_SIZE(obj), 0, owned);
+    }
+    else if (PyTuple_CheckExact(obj)) {
+        PyObject **items = ((PyTupleObject *)obj)->ob_item;
+        res = enter_items(p, items, items, PyTuple_GET_SIZE(obj), 0, owned);
+    }
+    else {
+        return 2;
+    }
+    if (res == 0 || res == 1) {
+        link_moved(p, obj);
+    }
+    return res;
+}
+
+int
+_PyPacker_EnterCopied(packer *p, PyObject *obj, PyObject **slot)
+{
+    PyObject *copy = NULL;
+    int res;
+    if (PyDict_CheckExact(obj)) {
+        res = enter_copied_dict(p, (PyDictObject *)obj, &copy);
+    }
+    else if (PyList_CheckExact(obj)) {
+        res = _PyPacker_TakeList(p, obj, NOT_OWNED, &copy);
+    }
+    else if (PyTuple_CheckExact(obj) && PyTuple_GET_SIZE(obj) > 0) {
+        res = _PyPacker_TakeTuple(p, obj, NOT_OWNED, &copy);
+    }
+    else {
+        return 2;
+    }
+    if (res == 0 || res == 1) {
+        link_plain(p, copy);
+        *slot = copy;
+    }
+    else {
+        Py_XDECREF(copy);
+    }
+    return res;
 }
 
 int

@@ -1,20 +1,26 @@
-// Packing: keys that many owned dicts have.  See pycore_parcel_pack.h.
+// Packing: keys that many dicts have.  See pycore_parcel_pack.h.
 //
-// What is parsed, or made row by row, has the same few str as keys in all of its dicts,
-// and often nobody else refers to them.  To replace them everywhere would be most of the
-// work.  So such a key stays where it is found, and is counted.  If in the end there are
-// more references than have been found, somebody else has it: then it is replaced in all
-// dicts that have been moved.
+// What is parsed, or made row by row, has the same few str as keys in all of its dicts.
+// What becomes of the keys of one dict is remembered as a row, and the next dict with the
+// same keys in the same order gets it as a whole.
+//
+// Often nobody else refers to them.  To replace them everywhere would be most of the
+// work.  So such a key of owned dicts stays where it is found, and is counted.  If in the
+// end there are more references than have been found, somebody else has it: then it is
+// replaced in all dicts that have been moved.
 
 #include "Python.h"
 #include "pycore_parcel_pack.h"
+#include "pycore_pystate.h"       // _PyThreadState_GET()
 
 
 // A graph with more of them than this has few dicts for each.
 #define MAX_KEPT 4096
 
-Py_ssize_t
-_PyPacker_KeepKey(packer *p, PyObject *key)
+/* One that may stay is kept for now, and seen once more.  1 + its index; 0: it has to
+   be replaced. */
+static Py_ssize_t
+keep_key(packer *p, PyObject *key)
 {
     known *k = get_known(p, key);
     if (k == NULL) {
@@ -35,6 +41,231 @@ _PyPacker_KeepKey(packer *p, PyObject *key)
     p->kept[k->kept - 1].seen++;
     return k->kept;
 }
+
+Py_ssize_t
+_PyPacker_SettleKey(packer *p, PyObject **slot, int owned)
+{
+    PyObject *key = *slot;
+    Py_ssize_t kept = keep_key(p, key);
+    if (kept != 0) {
+        return kept;
+    }
+    _PyParcel_Word word;
+    if (_PyPacker_Take(p, key, owned, &word) < 0) {
+        return -1;
+    }
+    return replace_in_place(p, slot, key, WORD_OBJECT(word));
+}
+
+
+/* --- Rows ------------------------------------------------------------------ */
+
+// A graph with more of them has few dicts for each.
+#define MAX_ROWS 4096
+
+static inline int16_t *
+cached_row(packer *p, PyObject *first, Py_ssize_t n, int owned)
+{
+    size_t hash = hash_pointer(first) + 5 * n + (owned != 0);
+    return &p->row_cache[hash & (ROW_CACHE - 1)];
+}
+
+static inline key_row *
+find_row(packer *p, const PyDictUnicodeEntry *entries, Py_ssize_t n, int owned)
+{
+    int i = *cached_row(p, entries[0].me_key, n, owned);
+    if (i == 0) {
+        return NULL;
+    }
+    key_row *row = &p->rows[i - 1];
+    if (row->n != n || row->owned != (owned != 0)) {
+        return NULL;
+    }
+    for (Py_ssize_t j = 0; j < n; j++) {
+        // No key stands where an item has been deleted.
+        if (entries[j].me_key != row->from[j]) {
+            return NULL;
+        }
+    }
+    return row;
+}
+
+/* `row` is what becomes of the keys of a dict. */
+static int
+add_row(packer *p, const key_row *row)
+{
+    if (p->nrows == MAX_ROWS) {
+        return 0;
+    }
+    if (GROW(p->rows, p->nrows, p->rows_room) < 0) {
+        return -1;
+    }
+    p->rows[p->nrows++] = *row;
+    *cached_row(p, row->from[0], row->n, row->owned) = (int16_t)p->nrows;
+    return 0;
+}
+
+/* Can other dicts have this very object as a key, and the same becomes of it? */
+static inline int
+is_common_key(PyObject *key)
+{
+    return Py_REFCNT(key) > 1;
+}
+
+static int
+settle_new_row(packer *p, PyDictUnicodeEntry *entries, Py_ssize_t n, int owned)
+{
+    key_row row = {.n = n, .owned = 1, .same = 1};
+    tally t = {0};
+    int common = 1;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *key = entries[i].me_key;
+        if (entries[i].me_value == NULL) {
+            common = 0;
+            continue;
+        }
+        common &= is_common_key(key);
+        row.from[i] = key;
+        if (!stays(key, &t)) {
+            Py_ssize_t kept = _PyPacker_SettleKey(p, &entries[i].me_key, owned);
+            if (kept < 0) {
+                return -1;
+            }
+            row.kept[i] = (int32_t)kept;
+        }
+        row.to[i] = entries[i].me_key;
+        row.same &= (row.to[i] == key);
+    }
+    add_tally(p, &t);
+    row.nshared = (int)t.shared;
+    return common ? add_row(p, &row) : 0;
+}
+
+int
+_PyPacker_SettleKeys(packer *p, PyDictUnicodeEntry *entries, Py_ssize_t n, int owned)
+{
+    assert(0 < n && n <= MAX_ROW);
+    key_row *row = find_row(p, entries, n, 1);
+    if (row == NULL) {
+        return settle_new_row(p, entries, n, owned);
+    }
+    row->uses++;
+    if (row->same) {
+        return 0;
+    }
+    if (GROW(p->rekeyed, p->nrekeyed, p->rekeyed_room) < 0) {
+        row->uses--;
+        return -1;
+    }
+    p->rekeyed[p->nrekeyed++] = (rekeyed){entries, row - p->rows};
+    for (Py_ssize_t i = 0; i < n; i++) {
+        // What they had is released by _PyPacker_FreeRows().
+        if (row->to[i] != row->from[i]) {
+            entries[i].me_key = Py_NewRef(row->to[i]);
+        }
+    }
+    return 0;
+}
+
+int
+_PyPacker_CopyKeys(packer *p, const PyDictUnicodeEntry *from, PyDictUnicodeEntry *to,
+                   Py_ssize_t n)
+{
+    assert(0 < n && n <= MAX_ROW);
+    key_row *old = find_row(p, from, n, 0);
+    if (old != NULL) {
+        p->parcel->stats.shared += old->nshared;
+        for (Py_ssize_t i = 0; i < n; i++) {
+            to[i].me_key = Py_NewRef(old->to[i]);
+            to[i].me_value = NULL;
+        }
+        return 0;
+    }
+    memset(to, 0, n * sizeof(*to));
+    key_row row = {.n = n};
+    int common = 1;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *key = from[i].me_key;
+        if (from[i].me_value == NULL) {
+            common = 0;
+            continue;
+        }
+        _PyParcel_Word word;
+        if (_PyPacker_Take(p, key, NOT_OWNED, &word) < 0) {
+            return -1;
+        }
+        common &= is_common_key(key);
+        row.from[i] = key;
+        row.to[i] = to[i].me_key = WORD_OBJECT(word);
+        row.nshared += (row.to[i] == key);
+    }
+    return common ? add_row(p, &row) : 0;
+}
+
+void
+_PyPacker_CountRows(packer *p)
+{
+    for (Py_ssize_t r = 0; r < p->nrows; r++) {
+        key_row *row = &p->rows[r];
+        if (!row->owned) {
+            continue;
+        }
+        p->parcel->stats.shared += row->uses * row->nshared;
+        for (Py_ssize_t i = 0; i < row->n; i++) {
+            if (row->kept[i] != 0) {
+                p->kept[row->kept[i] - 1].seen += row->uses;
+            }
+        }
+    }
+}
+
+void
+_PyPacker_UndoRows(packer *p)
+{
+    for (Py_ssize_t i = 0; i < p->nrekeyed; i++) {
+        PyDictUnicodeEntry *entries = p->rekeyed[i].entries;
+        key_row *row = &p->rows[p->rekeyed[i].row];
+        for (Py_ssize_t j = 0; j < row->n; j++) {
+            if (row->to[j] != row->from[j]) {
+                entries[j].me_key = row->from[j];
+                Py_DECREF(row->to[j]);
+            }
+        }
+    }
+    p->nrekeyed = p->nrows = 0;
+    memset(p->row_cache, 0, sizeof(p->row_cache));
+}
+
+static void
+release_many(PyObject *obj, Py_ssize_t n)
+{
+    if (n == 0 || _Py_IsImmortal(obj)) {
+        return;
+    }
+    Py_SET_REFCNT(obj, Py_REFCNT(obj) - (n - 1));
+#ifdef Py_REF_DEBUG
+    _Py_AddRefTotal(_PyThreadState_GET(), -(n - 1));
+#endif
+    Py_DECREF(obj);
+}
+
+void
+_PyPacker_FreeRows(packer *p)
+{
+    for (Py_ssize_t r = 0; r < p->nrows; r++) {
+        key_row *row = &p->rows[r];
+        for (Py_ssize_t i = 0; row->owned && i < row->n; i++) {
+            if (row->to[i] != row->from[i]) {
+                release_many(row->from[i], row->uses);
+            }
+        }
+    }
+    PyMem_RawFree(p->rows);
+    PyMem_RawFree(p->rekeyed);
+}
+
+
+/* --- Kept keys that others have, too ----------------------------------------- */
 
 /* What is no longer kept gets a copy, unless there is one.  kept_key.copy is then the
    first reference to it. */
@@ -79,13 +310,12 @@ replace_in_dict(packer *p, PyDictObject *dict)
         if (k == NULL || k->kept == 0) {
             continue;
         }
-        if (GROW(p->changes, p->nchanges, p->changes_room) < 0) {
+        PyObject **first = &p->kept[k->kept - 1].copy;
+        PyObject *copy = *first != NULL ? *first : Py_NewRef(WORD_OBJECT(k->to));
+        *first = NULL;
+        if (replace_in_place(p, &entry->me_key, entry->me_key, copy) < 0) {
             return -1;
         }
-        p->changes[p->nchanges++] = (change){&entry->me_key, entry->me_key};
-        PyObject **first = &p->kept[k->kept - 1].copy;
-        entry->me_key = *first != NULL ? *first : Py_NewRef(WORD_OBJECT(k->to));
-        *first = NULL;
     }
     return 0;
 }

@@ -250,7 +250,7 @@ _PyPacker_BeginWalk(packer *p)
     p->last_class_record = -1;
     p->last_shape = -1;
     p->last_keys = NULL;
-    memset(p->keys, 0, sizeof(p->keys));
+    assert(p->nrows == 0);
     p->nkept = 0;
     return 0;
 }
@@ -297,6 +297,7 @@ do_walk(packer *p)
         p->found_code = 1;
         return -1;
     }
+    _PyPacker_CountRows(p);
     if (res == 0 && p->nkept > 0) {
         res = _PyPacker_ReplaceKeys(p);
     }
@@ -419,6 +420,7 @@ _PyPacker_Free(packer *p)
     for (Py_ssize_t i = 0; i < p->nchanges; i++) {
         Py_DECREF(p->changes[i].old);
     }
+    _PyPacker_FreeRows(p);
     // In this order: an object that dies while its dict is in use has to allocate
     // memory, and there may be none.
     for (Py_ssize_t i = 0; i < p->nreductions; i++) {

@@ -213,185 +213,138 @@ _PyPacker_ReleaseLater(packer *p, PyObject *obj)
 static inline int
 store(packer *p, PyObject **slot, PyObject *old, frame *f, _PyParcel_Word word)
 {
-    int owned = f->owned;
+    PyObject *obj = WORD_IS_RECORD(word) ? Py_None : WORD_OBJECT(word);
     if (f->in_place) {
-        if (word == (_PyParcel_Word)old) {
-            // Counted twice now.
-            Py_DECREF(old);
-            return 0;
+        if (replace_in_place(p, slot, old, obj) < 0) {
+            return -1;
         }
-        if (GROW(p->changes, p->nchanges, p->changes_room) < 0) {
-            goto error;
+    }
+    else {
+        if (f->owned && obj != old && _PyPacker_ReleaseLater(p, old) < 0) {
+            Py_DECREF(obj);
+            return -1;
         }
-        p->changes[p->nchanges++] = (change){slot, old};
+        *slot = obj;
     }
-    else if (owned && word != (_PyParcel_Word)old
-             && _PyPacker_ReleaseLater(p, old) < 0)
-    {
-        goto error;
-    }
-    if (WORD_IS_RECORD(word)) {
-        *slot = Py_None;
-        return _PyPacker_AddHole(p, slot, WORD_RECORD(word));
-    }
-    *slot = WORD_OBJECT(word);
-    return 0;
+    return WORD_IS_RECORD(word) ? _PyPacker_AddHole(p, slot, WORD_RECORD(word)) : 0;
+}
 
-error:
-    if (!WORD_IS_RECORD(word)) {
-        Py_DECREF(WORD_OBJECT(word));
+/* A container that nothing else refers to, if it is simple.  As
+   _PyPacker_EnterOwned(). */
+static inline int
+enter_quickly(packer *p, PyObject *obj, PyObject **slot, int owned, int in_place)
+{
+    if (Py_REFCNT(obj) != 1) {
+        return 2;
     }
-    return -1;
+    return (in_place ? _PyPacker_EnterOwned(p, obj, owned)
+            : owned || p->dup != NULL ? 2
+            : _PyPacker_EnterCopied(p, obj, slot));
+}
+
+/* Any item.  1: it has been entered; 0: done. */
+static int
+take_item(packer *p, frame *f, PyObject **from, PyObject **to)
+{
+    Py_ssize_t at = f - p->frames;
+    PyObject *obj = *from;
+    _PyParcel_Word word;
+    int entered = TAKE_CHILD(p, from, f->owned, word);
+    // The frames can have moved.
+    f = &p->frames[at];
+    if (entered < 0
+        || (!entered && f->arguments && _PyPacker_CheckMade(p, obj, word) < 0)
+        || store(p, to, obj, f, word) < 0)
+    {
+        return -1;
+    }
+    return entered;
 }
 
 /* A value that only a reduced object and the list that shows its content have: it
-   will not be met again.  As take_quickly(). */
+   will not be met again.  0: copied; 2: it is none. */
 static int
-take_mirrored(packer *p, PyObject *obj, Py_ssize_t refs, _PyParcel_Word *word)
+copy_mirrored(packer *p, frame *f, PyObject **from, PyObject **to, Py_ssize_t i)
 {
-    return Py_REFCNT(obj) == refs ? take_copy(p, obj, word) : 0;
+    int twice = (f->mirrored == 2 && (i & 1) == 0);
+    int res = Py_REFCNT(*from) == 2 + twice ? copy_common(*from, to) : 0;
+    if (res > 0) {
+        p->parcel->stats.copied++;
+    }
+    return res > 0 ? 0 : res == 0 ? 2 : -1;
 }
 
 static int
 step_items(packer *p, frame *f)
 {
     Py_ssize_t at = f - p->frames;
-    int owned = f->owned;
-    int in_place = f->in_place;
-    PyObject **from = f->from;
-    PyObject **to = f->to.slots;
     Py_ssize_t n = f->n;
-    for (Py_ssize_t i = f->i; i < n; i++) {
-        PyObject *obj = from[i];
-        if (obj == NULL) {
-            continue;
+    int shift = f->shift;
+    for (;;) {
+        // This is called again after each container that is not simple.
+        f = &p->frames[at];
+        PyObject **from = f->from, **to = f->to.slots;
+        int owned = f->owned, in_place = f->in_place;
+        Py_ssize_t i = f->i;
+        if (in_place) {
+            i = skip_staying(p, from, i, n, shift);
         }
-        if (in_place && stays(p, obj)) {
-            continue;
+        else if (!owned && p->dup == NULL) {
+            i = copy_items(p, from, to, i, n, shift);
         }
-        _PyParcel_Word word;
-        int quick = p->dup != NULL ? 0 : take_quickly(p, obj, owned, &word);
-        if (quick == 0 && f->mirrored) {
-            int twice = (f->mirrored == 2 && (i & 1) == 0);
-            quick = take_mirrored(p, obj, 2 + twice, &word);
-        }
-        if (quick > 0) {
-            if (store(p, &to[i], obj, f, word) < 0) {
-                return -1;
-            }
-            continue;
+        if (i < 0 || i == n) {
+            return i < 0 ? -1 : 0;
         }
         f->i = i + 1;
-        int entered = quick < 0 ? -1 : TAKE_CHILD(p, &from[i], owned, word);
+        from += i << shift;
+        to += i << shift;
+        if (*from == NULL) {
+            continue;
+        }
+        int entered = enter_quickly(p, *from, to, owned, in_place);
+        if (entered == 2 && f->mirrored) {
+            entered = copy_mirrored(p, f, from, to, i);
+        }
+        if (entered == 2) {
+            entered = take_item(p, f, from, to);
+        }
         if (entered != 0) {
-            if (entered < 0) {
-                return -1;
-            }
-            // The frames can have moved.
-            f = &p->frames[at];
-        }
-        else if (f->arguments && _PyPacker_CheckMade(p, obj, word) < 0) {
-            return -1;
-        }
-        if (store(p, &to[i], obj, f, word) < 0) {
-            return -1;
-        }
-        if (entered) {
-            return 1;
+            return entered;
         }
     }
-    return 0;
 }
 
-/* A key is never a record, and entering one (a tuple) is no different from
-   entering a value. */
-static int
-take_key(packer *p, PyObject *key, Py_ssize_t i, int owned,
-         _PyParcel_Word *word)
-{
-    if (!PyUnicode_CheckExact(key)) {
-        return _PyPacker_Take(p, key, owned, word);
-    }
-    int cached = (i < KEY_CACHE);
-    if (cached && p->keys[i].from == key && p->keys[i].kept == 0) {
-        *word = (_PyParcel_Word)Py_NewRef(p->keys[i].to);
-        return 0;
-    }
-    int res = _PyPacker_Take(p, key, owned, word);
-    if (res == 0 && cached && Py_REFCNT(key) > 1
-        && *word != (_PyParcel_Word)key)
-    {
-        p->keys[i].from = key;
-        p->keys[i].to = WORD_OBJECT(*word);
-        p->keys[i].kept = 0;
-    }
-    return res;
-}
-
-/* The key of an entry of an owned dict, which does not stay as it is. */
-static int
-settle_key(packer *p, PyObject **slot, Py_ssize_t i, frame *f)
-{
-    PyObject *key = *slot;
-    int cached = (i < KEY_CACHE);
-    if (cached && p->keys[i].from == key && p->keys[i].kept != 0) {
-        p->kept[p->keys[i].kept - 1].seen++;
-        return 0;
-    }
-    Py_ssize_t kept;
-    if ((!cached || p->keys[i].from != key)
-        && (kept = _PyPacker_KeepKey(p, key)) != 0)
-    {
-        if (kept > 0 && cached) {
-            p->keys[i].from = key;
-            p->keys[i].kept = kept;
-        }
-        return kept > 0 ? 0 : -1;
-    }
-    _PyParcel_Word word;
-    if (take_key(p, key, i, f->owned, &word) < 0) {
-        return -1;
-    }
-    return store(p, slot, key, f, word);
-}
-
-/* An owned dict, whose keys are all str: the most common. */
+/* An owned dict, whose keys are all str, with many entries. */
 static int
 step_dict_in_place(packer *p, frame *f)
 {
     Py_ssize_t at = f - p->frames;
     PyDictUnicodeEntry *entries = DK_UNICODE_ENTRIES(f->of.dict->ma_keys);
     Py_ssize_t n = f->of.dict->ma_keys->dk_nentries;
-    for (Py_ssize_t i = f->i; i < n; i++) {
+    int owned = f->owned;
+    tally t = {0};
+    int entered = 0;
+    for (Py_ssize_t i = f->i; i < n && entered == 0; i++) {
         PyDictUnicodeEntry *entry = &entries[i];
-        PyObject *value = entry->me_value;
-        if (value == NULL) {
+        if (entry->me_value == NULL) {
             continue;
         }
-        if (!stays(p, entry->me_key)
-            && settle_key(p, &entry->me_key, i, f) < 0)
+        if (!stays(entry->me_key, &t)
+            && _PyPacker_SettleKey(p, &entry->me_key, owned) < 0)
         {
-            return -1;
+            entered = -1;
         }
-        if (stays(p, value)) {
-            continue;
-        }
-        f->i = i + 1;
-        _PyParcel_Word word;
-        int entered = _PyPacker_Take(p, value, f->owned, &word);
-        if (entered < 0) {
-            return -1;
-        }
-        // The frames can have moved.
-        f = &p->frames[at];
-        if (store(p, &entry->me_value, value, f, word) < 0) {
-            return -1;
-        }
-        if (entered) {
-            return 1;
+        else if (!stays(entry->me_value, &t)) {
+            p->frames[at].i = i + 1;
+            entered = enter_quickly(p, entry->me_value, NULL, owned, 1);
+            if (entered == 2) {
+                entered = take_item(p, &p->frames[at], &entry->me_value,
+                                    &entry->me_value);
+            }
         }
     }
-    return 0;
+    add_tally(p, &t);
+    return entered;
 }
 
 static int
@@ -410,8 +363,7 @@ step_dict(packer *p, frame *f)
     size_t shift = unicode ? 0 : offsetof(PyDictKeyEntry, me_key);
     char *src = (char *)_DK_ENTRIES(from) + shift;
     char *dst = (char *)_DK_ENTRIES(to) + shift;
-    int in_place = f->in_place;
-    int fresh = (!in_place && !own);
+    int fresh = (!f->in_place && !own);
     // First the key, then the value; they stand side by side.
     for (Py_ssize_t i = f->i; i < f->n; i++) {
         PyObject **from_slot = (PyObject **)(src + (i >> 1) * size) + (i & 1);
@@ -419,37 +371,26 @@ step_dict(packer *p, frame *f)
         PyObject *obj = *from_slot;
         if (fresh && (i & 1) == 0) {
             slot[0] = slot[1] = NULL;
+            if (!unicode) {
+                slot[-1] = from_slot[-1];       // the hash
+            }
             to->dk_nentries = (i >> 1) + 1;
         }
         if (obj == NULL || ((i & 1) == 0 && from_slot[1] == NULL)) {
             continue;
         }
-        if (in_place && stays(p, obj)) {
-            continue;
-        }
         _PyParcel_Word word;
-        if (i & 1) {
-            int quick = p->dup != NULL ? 0 : take_quickly(p, obj, owned, &word);
-            if (quick < 0 || (quick > 0 && store(p, slot, obj, f, word) < 0)) {
-                return -1;
-            }
-            if (quick > 0) {
-                if (own) {
-                    Py_DECREF(obj);
-                }
-                continue;
-            }
-        }
         f->i = i + 1;
-        int entered = (i & 1) == 0 ? take_key(p, obj, i >> 1, owned, &word)
-                                   : TAKE_CHILD(p, from_slot, owned, word);
-        if (entered != 0) {
-            if (entered < 0) {
-                return -1;
-            }
+        int entered = p->dup != NULL ? 0 : take_quickly(p, obj, owned, &word);
+        if (entered == 0) {
+            entered = TAKE_CHILD(p, from_slot, owned, word);
+            // The frames can have moved.
             f = &p->frames[at];
         }
-        if (store(p, slot, obj, f, word) < 0) {
+        else if (entered > 0) {
+            entered = 0;
+        }
+        if (entered < 0 || store(p, slot, obj, f, word) < 0) {
             return -1;
         }
         if (own) {

@@ -7,7 +7,7 @@
 //   parcel_walk.c         what is to be done with an object, and in containers
 //   parcel_containers.c   entering containers
 //   parcel_atoms.c        values
-//   parcel_keys.c         str that are keys of many dicts
+//   parcel_keys.c         keys that many dicts have
 //   parcel_records.c      what goes as a record
 //   parcel_instances.c    instances of Python classes
 //   parcel_family.c       those that go as they are
@@ -60,7 +60,8 @@ typedef struct {
 enum { NOT_OWNED = 0, MAY_MOVE = 1, MUST_MOVE = 2 };
 
 typedef enum {
-    FRAME_ITEMS,                    // an array of objects
+    FRAME_ITEMS,                    // an array of objects, or values of a dict whose
+                                    // keys are done
     FRAME_DICT,
     FRAME_SET,
     FRAME_WORDS,                    // into the words of a record
@@ -76,6 +77,7 @@ typedef struct {
     uint8_t in_place;               // they stay where they are, if they can
     uint8_t arguments;              // they are what a CALL is called with
     uint8_t mirrored;               // a reduced object has them, too
+    uint8_t shift;                  // items: one is found every 1 << shift
     Py_ssize_t i;                   // the next child
     Py_ssize_t n;
     PyObject **from;                // items; or NULL
@@ -129,9 +131,30 @@ typedef struct {
     Py_ssize_t seen;                // references
 } kept_key;
 
+// A dict with more entries is not one of many alike.
+#define MAX_ROW 16
+
+/* The keys of dicts that are alike, in order, and what they are in the parcel. */
+typedef struct {
+    PyObject *from[MAX_ROW];        // borrowed from the first of the dicts, or from
+    PyObject *to[MAX_ROW];          // the undo log
+    int32_t kept[MAX_ROW];          // as in `known`
+    Py_ssize_t n;
+    int owned;
+    int same;                       // all stay
+    int nshared;                    // are process-wide
+    Py_ssize_t uses;                // owned dicts with them, after the first
+} key_row;
+
+/* An owned dict whose keys have been replaced by those of a row. */
+typedef struct {
+    PyDictUnicodeEntry *entries;
+    Py_ssize_t row;
+} rekeyed;
+
 #define INPLACE_KNOWN 32            // a power of 2
 #define INPLACE_FRAMES 8
-#define KEY_CACHE 16
+#define ROW_CACHE 32                // a power of 2
 
 typedef struct {
     _PyParcel_Home *home;
@@ -179,9 +202,13 @@ typedef struct {
     known *dup_holes;               // slot -> record of it
     size_t dup_mask;
 
-    struct { PyObject *from; PyObject *to; Py_ssize_t kept; } keys[KEY_CACHE];
     kept_key *kept;
     Py_ssize_t nkept, kept_room;
+    key_row *rows;
+    Py_ssize_t nrows, rows_room;
+    rekeyed *rekeyed;
+    Py_ssize_t nrekeyed, rekeyed_room;
+    int16_t row_cache[ROW_CACHE];   // 1 + index, 0: none
     // What the last instance was like: the next is often the same.
     PyTypeObject *last_type;
     const _PyParcel_Class *last_class;
@@ -310,13 +337,31 @@ push_frame(packer *p, frame_kind kind, int owned, Py_ssize_t n)
     f->kind = kind;
     f->owned = (uint8_t)owned;
     f->in_place = (owned != NOT_OWNED);
-    f->arguments = f->mirrored = 0;
+    f->arguments = f->mirrored = f->shift = 0;
     f->i = 0;
     f->n = n;
     f->from = NULL;
     f->of.none = NULL;
     f->record = -1;
     return f;
+}
+
+/* In place of `old` in a slot of an owned container; both references are stolen.  They
+   may be the same object, which then has been counted once more. */
+static inline int
+replace_in_place(packer *p, PyObject **slot, PyObject *old, PyObject *with)
+{
+    if (with == old) {
+        Py_DECREF(old);
+        return 0;
+    }
+    if (GROW(p->changes, p->nchanges, p->changes_room) < 0) {
+        Py_DECREF(with);
+        return -1;
+    }
+    p->changes[p->nchanges++] = (change){slot, old};
+    *slot = with;
+    return 0;
 }
 
 /* Link a new container into the parcel. */
@@ -456,32 +501,48 @@ is_common(PyObject *obj)
             || obj == Py_False);
 }
 
+/* What a loop has met: counted in registers, and added to the parcel's when it ends. */
+typedef struct {
+    Py_ssize_t shared, moved, copied;
+} tally;
+
+static inline void
+add_tally(packer *p, const tally *t)
+{
+    p->parcel->stats.shared += t->shared;
+    p->parcel->stats.moved += t->moved;
+    p->parcel->stats.copied += t->copied;
+#ifdef Py_REF_DEBUG
+    p->moved_reftotal += t->moved;
+#endif
+}
+
 /* The atoms that can stay in the slot of an owned container: those that nothing else
    refers to, and those that are process-wide. */
 static inline int
-stays(packer *p, PyObject *obj)
+stays(PyObject *obj, tally *t)
 {
     if (Py_REFCNT(obj) == 1) {
         PyTypeObject *type = Py_TYPE(obj);
         if (type == &PyLong_Type || type == &PyFloat_Type
             || (type == &PyUnicode_Type && !PyUnicode_CHECK_INTERNED(obj)))
         {
-            count_moved_atom(p, obj);
+            t->moved++;
             return 1;
         }
         return 0;
     }
     if (is_common(obj)) {
-        p->parcel->stats.shared++;
+        t->shared++;
         return 1;
     }
     return 0;
 }
 
-/* A copy of a value of the most common types.  1: *word is set; 0: it is none;
+/* A copy of a value of the most common types.  1: *slot has it; 0: it is none;
    -1: no memory. */
 static inline int
-take_copy(packer *p, PyObject *obj, _PyParcel_Word *word)
+copy_common(PyObject *obj, PyObject **slot)
 {
     PyTypeObject *type = Py_TYPE(obj);
     PyObject *copy;
@@ -500,28 +561,43 @@ take_copy(packer *p, PyObject *obj, _PyParcel_Word *word)
     if (copy == NULL) {
         return -1;
     }
-    p->parcel->stats.copied++;
-    *word = (_PyParcel_Word)copy;
+    *slot = copy;
     return 1;
+}
+
+/* What stands in a copy for one of the atoms of most graphs.  As copy_common(). */
+static inline int
+copy_quickly(PyObject *obj, PyObject **slot, tally *t)
+{
+    if (Py_REFCNT(obj) != 1) {
+        if (!is_common(obj)) {
+            return 0;
+        }
+        t->shared++;
+        *slot = obj;
+        return 1;
+    }
+    int res = copy_common(obj, slot);
+    t->copied += (res > 0);
+    return res;
 }
 
 /* The atoms of most graphs, wherever they are.  0: _PyPacker_Take() knows. */
 static inline int
 take_quickly(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
 {
-    if (Py_REFCNT(obj) != 1) {
-        if (!is_common(obj)) {
-            return 0;
-        }
-        p->parcel->stats.shared++;
-        *word = (_PyParcel_Word)obj;
-        return 1;
+    tally t = {0};
+    PyObject *taken = NULL;
+    int res = 1;
+    if (owned && Py_REFCNT(obj) == 1 && stays(obj, &t)) {
+        taken = Py_NewRef(obj);
     }
-    if (owned && stays(p, obj)) {
-        *word = (_PyParcel_Word)Py_NewRef(obj);
-        return 1;
+    else {
+        res = copy_quickly(obj, &taken, &t);
     }
-    return take_copy(p, obj, word);
+    add_tally(p, &t);
+    *word = (_PyParcel_Word)taken;
+    return res;
 }
 
 
@@ -545,15 +621,63 @@ extern int _PyPacker_TakeFrozenset(packer *p, PyObject *obj,
 extern int _PyPacker_HasPlainMembers(PySetObject *set);
 /* An owned container that does not have to be copied all the same? */
 extern int _PyPacker_CanMove(PyObject *obj);
+/* A list, tuple or dict that nothing but a container of the graph refers to, if it is
+   of the simple kind.  1: entered, go on there; 0: done; 2: _PyPacker_Take() knows.  An
+   owned one goes as it is; of others *slot gets a copy. */
+extern int _PyPacker_EnterOwned(packer *p, PyObject *obj, int owned);
+extern int _PyPacker_EnterCopied(packer *p, PyObject *obj, PyObject **slot);
+
+/* The first item, from the i-th on, that can't stay in its slot. */
+static inline Py_ssize_t
+skip_staying(packer *p, PyObject **items, Py_ssize_t i, Py_ssize_t n, int shift)
+{
+    tally t = {0};
+    while (i < n && (items[i << shift] == NULL || stays(items[i << shift], &t))) {
+        i++;
+    }
+    add_tally(p, &t);
+    return i;
+}
+
+/* The first that is not copied quickly; -1: no memory. */
+static inline Py_ssize_t
+copy_items(packer *p, PyObject **from, PyObject **to, Py_ssize_t i, Py_ssize_t n,
+           int shift)
+{
+    tally t = {0};
+    int res = 1;
+    for (; i < n; i++) {
+        PyObject *obj = from[i << shift];
+        if (obj != NULL) {
+            res = copy_quickly(obj, &to[i << shift], &t);
+            if (res <= 0) {
+                break;
+            }
+        }
+    }
+    add_tally(p, &t);
+    return res < 0 ? -1 : i;
+}
 
 
 /* --- Keys that many dicts have: parcel_keys.c -------------------------------- */
 
-/* One that may stay is kept for now, and seen once more.  1 + its index; 0: it has to
-   be replaced. */
-extern Py_ssize_t _PyPacker_KeepKey(packer *p, PyObject *key);
+/* The key of an owned dict, all of whose keys are str: it stays, or is replaced in its
+   slot.  1 + its index if it is one that is kept; 0; -1. */
+extern Py_ssize_t _PyPacker_SettleKey(packer *p, PyObject **slot, int owned);
+/* All keys of an owned dict with no more than MAX_ROW entries. */
+extern int _PyPacker_SettleKeys(packer *p, PyDictUnicodeEntry *entries, Py_ssize_t n,
+                                int owned);
+/* The keys of a copy of such a dict; its values become NULL. */
+extern int _PyPacker_CopyKeys(packer *p, const PyDictUnicodeEntry *from,
+                              PyDictUnicodeEntry *to, Py_ssize_t n);
+/* The walk is over: what dicts that are alike have is counted. */
+extern void _PyPacker_CountRows(packer *p);
 /* Replace the kept ones to which others refer as well. */
 extern int _PyPacker_ReplaceKeys(packer *p);
+extern void _PyPacker_UndoRows(packer *p);
+/* Release the keys that have been replaced. */
+extern void _PyPacker_FreeRows(packer *p);
 
 
 /* --- Records: parcel_records.c ---------------------------------------------- */
