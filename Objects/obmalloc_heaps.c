@@ -447,6 +447,34 @@ memheap_reclaim(OMState *state, uint size)
     return memheap_reclaim_Slow(state, size);
 }
 
+int
+_PyMemHeap_AllocRun(size_t nbytes, void **blocks, int n)
+{
+    if (_PyObject.malloc != _PyObject_Malloc || nbytes - 1 >= SMALL_REQUEST_THRESHOLD) {
+        return 0;
+    }
+    OMState *state = get_state();
+    uint size = (uint)(nbytes - 1) >> ALIGNMENT_SHIFT;
+    poolp pool = usedpools[size + size];
+    if (pool == pool->nextpool) {
+        return 0;
+    }
+    int got = 0;
+    // Blocks that have been freed, all but the last: a pool in use has one.
+    while (got < n && *(pymem_block **)pool->freeblock != NULL) {
+        blocks[got++] = pool->freeblock;
+        pool->freeblock = *(pymem_block **)pool->freeblock;
+    }
+    // Those that have never been used need not even be touched.
+    uint step = INDEX2SIZE(size);
+    while (got < n && pool->nextoffset <= pool->maxnextoffset) {
+        blocks[got++] = (pymem_block *)pool + pool->nextoffset;
+        pool->nextoffset += step;
+    }
+    pool->ref.count += (uint)got;
+    return got;
+}
+
 /* What has to be taken off the count of a heap's pools.  The mutex is held. */
 static Py_ssize_t
 memheap_not_counted(OMState *state)

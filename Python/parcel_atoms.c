@@ -49,17 +49,17 @@ exit:
 
 /* A fresh one that is equal. */
 PyObject *
-_PyPacker_CopyAtom(PyObject *obj)
+_PyPacker_CopyAtom(packer *p, PyObject *obj)
 {
     PyTypeObject *type = Py_TYPE(obj);
     if (type == &PyUnicode_Type) {
-        return copy_str(obj);
+        return copy_str(p, obj);
     }
     if (type == &PyLong_Type) {
-        return copy_int(obj);
+        return copy_int(p, obj);
     }
     if (type == &PyFloat_Type) {
-        return PyFloat_FromDouble(PyFloat_AS_DOUBLE(obj));
+        return copy_float(p, obj);
     }
     if (type == &PyBytes_Type) {
         return PyBytes_FromStringAndSize(PyBytes_AS_STRING(obj),
@@ -126,7 +126,7 @@ _PyPacker_TakeAtom(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
         // It has exports.
         return _PyPacker_NotIsolated(p, obj, 1);
     }
-    PyObject *copy = _PyPacker_CopyAtom(obj);
+    PyObject *copy = _PyPacker_CopyAtom(p, obj);
     if (copy == NULL) {
         return -1;
     }

@@ -6,9 +6,9 @@
 
 
 /* Items are done here as long as they refer to nothing, which is often to the end. */
-static int
-enter_items(packer *p, PyObject **from, PyObject **to, Py_ssize_t n, int shift,
-            int owned)
+int
+_PyPacker_EnterItems(packer *p, PyObject **from, PyObject **to, Py_ssize_t n, int shift,
+                     int owned)
 {
     Py_ssize_t i = 0;
     if (owned) {
@@ -40,7 +40,8 @@ _PyPacker_TakeList(packer *p, PyObject *obj, int owned, PyObject **copy)
     if (*copy == NULL) {
         return -1;
     }
-    int res = enter_items(p, from, ((PyListObject *)*copy)->ob_item, n, 0, owned);
+    int res = _PyPacker_EnterItems(p, from, ((PyListObject *)*copy)->ob_item, n, 0,
+                                   owned);
     if (res < 0) {
         Py_CLEAR(*copy);
     }
@@ -55,8 +56,8 @@ _PyPacker_TakeTuple(packer *p, PyObject *obj, int owned, PyObject **copy)
     if (*copy == NULL) {
         return -1;
     }
-    int res = enter_items(p, ((PyTupleObject *)obj)->ob_item,
-                          ((PyTupleObject *)*copy)->ob_item, n, 0, owned);
+    int res = _PyPacker_EnterItems(p, ((PyTupleObject *)obj)->ob_item,
+                                   ((PyTupleObject *)*copy)->ob_item, n, 0, owned);
     if (res < 0) {
         Py_CLEAR(*copy);
     }
@@ -256,7 +257,7 @@ enter_owned_dict(packer *p, PyDictObject *dict, int owned)
     if (_PyPacker_SettleKeys(p, entries, n, owned) < 0) {
         return -1;
     }
-    return enter_items(p, &entries->me_value, &entries->me_value, n, 1, owned);
+    return _PyPacker_EnterItems(p, &entries->me_value, &entries->me_value, n, 1, owned);
 }
 
 /* The same for a copy.  If that fails, it is the caller's to release. */
@@ -287,7 +288,7 @@ enter_copied_dict(packer *p, PyDictObject *dict, PyObject **copy)
     if (_PyPacker_CopyKeys(p, from, to, n) < 0) {
         return -1;
     }
-    return enter_items(p, &from->me_value, &to->me_value, n, 1, NOT_OWNED);
+    return _PyPacker_EnterItems(p, &from->me_value, &to->me_value, n, 1, NOT_OWNED);
 }
 
 int
@@ -376,14 +377,14 @@ _PyPacker_EnterOwned(packer *p, PyObject *obj, int owned)
     }
     else if (PyList_CheckExact(obj)) {
         PyObject **items = ((PyListObject *)obj)->ob_item;
-        res = enter_items(p, items, items, PyList_GET_SIZE(obj), 0, owned);
+        res = _PyPacker_EnterItems(p, items, items, PyList_GET_SIZE(obj), 0, owned);
     }
     else if (PyTuple_CheckExact(obj)) {
         PyObject **items = ((PyTupleObject *)obj)->ob_item;
-        res = enter_items(p, items, items, PyTuple_GET_SIZE(obj), 0, owned);
+        res = _PyPacker_EnterItems(p, items, items, PyTuple_GET_SIZE(obj), 0, owned);
     }
     else {
-        return 2;
+        return _PyPacker_EnterMember(p, obj, owned, NULL);
     }
     if (res == 0 || res == 1) {
         link_moved(p, obj);
@@ -406,7 +407,7 @@ _PyPacker_EnterCopied(packer *p, PyObject *obj, PyObject **slot)
         res = _PyPacker_TakeTuple(p, obj, NOT_OWNED, &copy);
     }
     else {
-        return 2;
+        return _PyPacker_EnterMember(p, obj, NOT_OWNED, slot);
     }
     if (res == 0 || res == 1) {
         link_plain(p, copy);

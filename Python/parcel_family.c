@@ -100,6 +100,15 @@ _PyParcel_FamilyOf(PyObject *obj)
 // A graph with instances of more classes takes those of the others as records.
 #define MAX_FAMILIES 64
 
+/* One of a class whose instances can. */
+static inline int
+stays_whole(PyObject *obj, int owned)
+{
+    // Weak references and a __dict__ that looks at the values are the sender's.
+    return (!owned || (*family_of(obj) == NULL
+                       && _PyObject_GetManagedDict(obj) == NULL));
+}
+
 int
 _PyPacker_CanStayWhole(packer *p, PyObject *obj, const _PyParcel_Class *cls,
                        const attributes *a, int owned)
@@ -109,9 +118,7 @@ _PyPacker_CanStayWhole(packer *p, PyObject *obj, const _PyParcel_Class *cls,
     {
         return 0;
     }
-    // Weak references and a __dict__ that looks at the values are the sender's.
-    return (!owned || (*family_of(obj) == NULL
-                       && _PyObject_GetManagedDict(obj) == NULL));
+    return stays_whole(obj, owned);
 }
 
 static _PyParcel_Family *
@@ -169,14 +176,14 @@ get_family(packer *p, PyTypeObject *type, Py_ssize_t record)
 
 /* A new one with room for as many values, none of which is there yet. */
 static PyObject *
-clone_instance(_PyParcel_Family *family, const PyDictValues *values)
+clone_instance(packer *p, _PyParcel_Family *family, const PyDictValues *values)
 {
     int capacity = Py_MIN(values->capacity,
                           (int)shared_keys_usable_size(cached_keys(family->local)));
     size_t before = _PyType_PreHeaderSize(&parcel_instance);
     size_t prefix = _Py_SIZE_ROUND_UP(capacity, sizeof(PyObject *));
-    char *mem = PyObject_Malloc(before + sizeof(PyObject) + prefix
-                                + (capacity + 1) * sizeof(PyObject *));
+    char *mem = alloc_object(p, before + sizeof(PyObject) + prefix
+                             + (capacity + 1) * sizeof(PyObject *));
     if (mem == NULL) {
         PyErr_NoMemory();
         return NULL;
@@ -195,6 +202,36 @@ clone_instance(_PyParcel_Family *family, const PyDictValues *values)
     return obj;
 }
 
+/* Into the family; then its values.  `copy` may be the object itself.  As
+   _PyPacker_EnterItems(). */
+static int
+enter_values(packer *p, _PyParcel_Family *family, PyObject *obj, PyObject *copy,
+             int owned)
+{
+    PyDictValues *from = _PyObject_InlineValues(obj);
+    PyDictValues *to = _PyObject_InlineValues(copy);
+    int res = _PyPacker_EnterItems(p, from->values, to->values,
+                                   Py_MIN(to->capacity, family->nnames), 0, owned);
+    if (res < 0) {
+        return -1;
+    }
+    family->capacity = Py_MIN(family->capacity, to->capacity);
+    if (owned) {
+        _PyParcel_ListRemove(_Py_AS_GC(obj));
+        _PyParcel_ListAppend(&family->moved, _Py_AS_GC(obj));
+        family->nmoved++;
+#ifdef Py_REF_DEBUG
+        p->moved_reftotal += Py_REFCNT(obj);
+#endif
+    }
+    else {
+        _PyParcel_ListAppend(&family->list, _Py_AS_GC(copy));
+        family->n++;
+        p->parcel->stats.copied++;
+    }
+    return res;
+}
+
 /* `record` is that of its class.  2: it has to be a record. */
 int
 _PyPacker_TakeWhole(packer *p, PyObject *obj, Py_ssize_t record, int owned,
@@ -205,36 +242,44 @@ _PyPacker_TakeWhole(packer *p, PyObject *obj, Py_ssize_t record, int owned,
         return PyErr_Occurred() ? -1 : 2;
     }
     PyDictValues *values = _PyObject_InlineValues(obj);
-    PyObject *copy = owned ? Py_NewRef(obj) : clone_instance(family, values);
+    PyObject *copy = owned ? Py_NewRef(obj) : clone_instance(p, family, values);
     if (copy == NULL) {
         return -1;
     }
-    PyDictValues *to = _PyObject_InlineValues(copy);
-    frame *f = push_frame(p, FRAME_ITEMS, owned,
-                          Py_MIN(to->capacity, family->nnames));
-    if (f == NULL) {
+    int res = enter_values(p, family, obj, copy, owned);
+    if (res < 0) {
         Py_DECREF(copy);
         return -1;
     }
-    f->from = values->values;
-    f->to.slots = to->values;
-    family->capacity = Py_MIN(family->capacity, to->capacity);
-    if (owned) {
-        _PyParcel_ListRemove(_Py_AS_GC(obj));
-        _PyParcel_ListAppend(&family->moved, _Py_AS_GC(obj));
-        family->nmoved++;
 #ifdef Py_REF_DEBUG
-        // Without the reference that has just been made.
-        p->moved_reftotal += Py_REFCNT(obj) - 1;
+    // Without the reference that has just been made.
+    p->moved_reftotal -= (owned != NOT_OWNED);
 #endif
-    }
-    else {
-        _PyParcel_ListAppend(&family->list, _Py_AS_GC(copy));
-        family->n++;
-        p->parcel->stats.copied++;
-    }
     *word = (_PyParcel_Word)copy;
-    return 1;
+    return res;
+}
+
+int
+_PyPacker_EnterMember(packer *p, PyObject *obj, int owned, PyObject **slot)
+{
+    _PyParcel_Family *family = p->last_family;
+    if (family == NULL || !Py_IS_TYPE(obj, family->local) || p->no_families
+        || p->parcel->graph.runs_code || obj == p->stays
+        || !_PyObject_InlineValues(obj)->valid || !stays_whole(obj, owned))
+    {
+        return 2;
+    }
+    if (owned) {
+        return enter_values(p, family, obj, obj, owned);
+    }
+    PyObject *copy = clone_instance(p, family, _PyObject_InlineValues(obj));
+    int res = copy != NULL ? enter_values(p, family, obj, copy, owned) : -1;
+    if (res < 0) {
+        Py_XDECREF(copy);
+        return -1;
+    }
+    *slot = copy;
+    return res;
 }
 
 void

@@ -13,7 +13,7 @@ _PyPacker_TakeName(packer *p, PyObject *name, _PyParcel_Word *word)
         return -1;
     }
     if (k->to == 0) {
-        PyObject *copy = _PyParcel_InRuntime(name) ? name : copy_str(name);
+        PyObject *copy = _PyParcel_InRuntime(name) ? name : copy_str(p, name);
         if (copy == NULL) {
             return -1;
         }
@@ -271,7 +271,7 @@ _PyPacker_TakeInstance(packer *p, PyObject *obj, const _PyParcel_Class *cls,
     if (_PyPacker_CanStayWhole(p, obj, cls, a, owned)) {
         int several = (Py_REFCNT(obj) > 1);
         int res = _PyPacker_TakeWhole(p, obj, type, owned, word);
-        if (res == 1 && several && remember(p, obj, *word) < 0) {
+        if ((res == 0 || res == 1) && several && remember(p, obj, *word) < 0) {
             Py_DECREF(WORD_OBJECT(*word));
             return -1;
         }

@@ -286,7 +286,7 @@ copy_kept(packer *p)
         }
         missing = 1;
         if (k->to == 0) {
-            kept->copy = copy_str(kept->key);
+            kept->copy = copy_str(p, kept->key);
             if (kept->copy == NULL) {
                 return -1;
             }

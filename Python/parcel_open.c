@@ -291,7 +291,7 @@ _PyParcel_CopyName(PyObject *obj)
         if (_PyParcel_InRuntime(obj)) {
             return obj;
         }
-        return copy_str(obj);
+        return copy_str(NULL, obj);
     }
     if (PyTuple_CheckExact(obj)) {
         Py_ssize_t n = PyTuple_GET_SIZE(obj);

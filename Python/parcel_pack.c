@@ -41,6 +41,7 @@
 #include "Python.h"
 #include "pycore_frame.h"         // _PyInterpreterFrame
 #include "pycore_interp.h"        // PyInterpreterState
+#include "pycore_memheap.h"       // _PyMemHeap_AllocRun()
 #include "pycore_parcel_pack.h"
 #include "pycore_pystate.h"       // _PyThreadState_GET()
 #include "pycore_rwgil.h"         // _PyRWGIL_WriteOwn()
@@ -68,6 +69,35 @@ _PyPacker_GrowSlow(void **array, Py_ssize_t *room, size_t size, void *inplace)
     *array = new;
     *room = wanted;
     return 0;
+}
+
+
+/* --- Memory for many small objects ----------------------------------------- */
+
+void *
+_PyPacker_AllocSlow(packer *p, size_t size)
+{
+    size_t c = (size - 1) / 16;
+    // A small graph needs few.
+    int wanted = Py_MIN(MAX_RUN, 2 * p->runs[c].size + 1);
+    int n = _PyMemHeap_AllocRun(size, p->blocks[c], wanted);
+    if (n == 0) {
+        return PyObject_Malloc(size);
+    }
+    p->runs[c].size = (uint8_t)wanted;
+    p->runs[c].next = 1;
+    p->runs[c].end = (uint8_t)n;
+    return p->blocks[c][0];
+}
+
+void
+_PyPacker_FreeRuns(packer *p)
+{
+    for (int c = 0; c < RUN_CLASSES; c++) {
+        while (p->runs[c].next < p->runs[c].end) {
+            PyObject_Free(p->blocks[c][p->runs[c].next++]);
+        }
+    }
 }
 
 
@@ -417,6 +447,7 @@ void
 _PyPacker_Free(packer *p)
 {
     PyObject *exc = PyErr_GetRaisedException();
+    _PyPacker_FreeRuns(p);
     for (Py_ssize_t i = 0; i < p->nchanges; i++) {
         Py_DECREF(p->changes[i].old);
     }
@@ -518,7 +549,7 @@ pack_atom(_PyParcel_Home *home, PyObject *obj)
         parcel->stats.shared = 1;
         return parcel;
     }
-    PyObject *copy = _PyPacker_CopyAtom(obj);
+    PyObject *copy = _PyPacker_CopyAtom(NULL, obj);
     if (copy == NULL) {
         _PyParcel_Discard(parcel);
         return NULL;

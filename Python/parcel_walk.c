@@ -267,7 +267,7 @@ static int
 copy_mirrored(packer *p, frame *f, PyObject **from, PyObject **to, Py_ssize_t i)
 {
     int twice = (f->mirrored == 2 && (i & 1) == 0);
-    int res = Py_REFCNT(*from) == 2 + twice ? copy_common(*from, to) : 0;
+    int res = Py_REFCNT(*from) == 2 + twice ? copy_common(p, *from, to) : 0;
     if (res > 0) {
         p->parcel->stats.copied++;
     }

@@ -91,6 +91,11 @@ PyAPI_FUNC(Py_ssize_t) _PyMemHeap_Pending(_PyMemHeap *heap);
 
 PyAPI_FUNC(void) _PyMemHeap_GetStats(_PyMemHeap_Stats *stats);
 
+/* As many blocks as PyObject_Malloc(nbytes) would give, up to n, all from one pool; each
+   is for PyObject_Free().  0 if there are none at hand, if the blocks are not small,
+   or if another allocator is in use: then PyObject_Malloc() has to do it. */
+extern int _PyMemHeap_AllocRun(size_t nbytes, void **blocks, int n);
+
 #else   // !WITH_PYMALLOC
 
 static inline int
@@ -111,6 +116,9 @@ _PyMemHeap_Find(const void *Py_UNUSED(block)) { return NULL; }
 static inline _PyMemHeap *_PyMemHeap_Current(void) { return NULL; }
 static inline Py_ssize_t
 _PyMemHeap_Pending(_PyMemHeap *Py_UNUSED(heap)) { return 0; }
+static inline int
+_PyMemHeap_AllocRun(size_t Py_UNUSED(nbytes), void **Py_UNUSED(blocks),
+                    int Py_UNUSED(n)) { return 0; }
 static inline void
 _PyMemHeap_GetStats(_PyMemHeap_Stats *stats)
 {

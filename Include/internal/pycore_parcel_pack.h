@@ -152,6 +152,10 @@ typedef struct {
     Py_ssize_t row;
 } rekeyed;
 
+// Blocks of up to RUN_CLASSES * 16 bytes are got several at a time.
+#define RUN_CLASSES 8
+#define MAX_RUN 64
+
 #define INPLACE_KNOWN 32            // a power of 2
 #define INPLACE_FRAMES 8
 #define ROW_CACHE 32                // a power of 2
@@ -209,6 +213,10 @@ typedef struct {
     rekeyed *rekeyed;
     Py_ssize_t nrekeyed, rekeyed_room;
     int16_t row_cache[ROW_CACHE];   // 1 + index, 0: none
+    struct {
+        uint8_t next, end;          // those that are left of the last run
+        uint8_t size;               // of that
+    } runs[RUN_CLASSES];
     // What the last instance was like: the next is often the same.
     PyTypeObject *last_type;
     const _PyParcel_Class *last_class;
@@ -219,8 +227,9 @@ typedef struct {
     uint8_t last_order[SHARED_KEYS_MAX_SIZE];
     _PyParcel_Family *last_family;
     PyObject *stays;                // this instance becomes a MovedObject
-    frame inplace_frames[INPLACE_FRAMES];
+    frame inplace_frames[INPLACE_FRAMES];       // from here on nothing is zeroed
     known inplace_table[INPLACE_KNOWN];
+    void *blocks[RUN_CLASSES][MAX_RUN];
 } packer;
 
 
@@ -398,9 +407,30 @@ count_moved_atom(packer *p, PyObject *Py_UNUSED(obj))
 }
 
 
+/* --- Memory for many small objects: parcel_pack.c -------------------------- */
+
+extern void *_PyPacker_AllocSlow(packer *p, size_t size);
+/* Give back what is left. */
+extern void _PyPacker_FreeRuns(packer *p);
+
+/* As PyObject_Malloc(); `p` may be NULL. */
+static inline void *
+alloc_object(packer *p, size_t size)
+{
+    size_t c = (size - 1) / 16;
+    if (p == NULL || c >= RUN_CLASSES) {
+        return PyObject_Malloc(size);
+    }
+    if (p->runs[c].next < p->runs[c].end) {
+        return p->blocks[c][p->runs[c].next++];
+    }
+    return _PyPacker_AllocSlow(p, size);
+}
+
+
 /* --- Atoms: parcel_atoms.c ------------------------------------------------ */
 
-extern PyObject *_PyPacker_CopyAtom(PyObject *obj);
+extern PyObject *_PyPacker_CopyAtom(packer *p, PyObject *obj);
 /* `obj`, which has to be moved, has references from elsewhere. */
 extern int _PyPacker_NotIsolated(packer *p, PyObject *obj, Py_ssize_t outside);
 /* One that others refer to, or that is interned, or not owned. */
@@ -446,8 +476,10 @@ is_large(PyObject *obj)
     return PyByteArray_CheckExact(obj);
 }
 
+/* Copies of these have memory from alloc_object(). */
+
 static inline PyObject *
-copy_str(PyObject *str)
+copy_str(packer *p, PyObject *str)
 {
     size_t size;
     Py_ssize_t length = PyUnicode_GET_LENGTH(str);
@@ -459,7 +491,7 @@ copy_str(PyObject *str)
         size = (sizeof(PyCompactUnicodeObject)
                 + (length + 1) * PyUnicode_KIND(str));
     }
-    PyObject *copy = PyObject_Malloc(size);
+    PyObject *copy = alloc_object(p, size);
     if (copy == NULL) {
         return PyErr_NoMemory();
     }
@@ -475,13 +507,13 @@ copy_str(PyObject *str)
 }
 
 static inline PyObject *
-copy_int(PyObject *obj)
+copy_int(packer *p, PyObject *obj)
 {
     const PyLongObject *from = (PyLongObject *)obj;
     Py_ssize_t n = _PyLong_IsCompact(from) ? 1 : _PyLong_DigitCount(from);
     size_t size = offsetof(PyLongObject, long_value.ob_digit)
                   + n * sizeof(digit);
-    PyLongObject *copy = PyObject_Malloc(size);
+    PyLongObject *copy = alloc_object(p, size);
     if (copy == NULL) {
         return PyErr_NoMemory();
     }
@@ -490,6 +522,18 @@ copy_int(PyObject *obj)
         copy->long_value.ob_digit[i] = from->long_value.ob_digit[i];
     }
     _PyObject_Init((PyObject *)copy, &PyLong_Type);
+    return (PyObject *)copy;
+}
+
+static inline PyObject *
+copy_float(packer *p, PyObject *obj)
+{
+    PyFloatObject *copy = alloc_object(p, sizeof(PyFloatObject));
+    if (copy == NULL) {
+        return PyErr_NoMemory();
+    }
+    copy->ob_fval = PyFloat_AS_DOUBLE(obj);
+    _PyObject_Init((PyObject *)copy, &PyFloat_Type);
     return (PyObject *)copy;
 }
 
@@ -542,18 +586,18 @@ stays(PyObject *obj, tally *t)
 /* A copy of a value of the most common types.  1: *slot has it; 0: it is none;
    -1: no memory. */
 static inline int
-copy_common(PyObject *obj, PyObject **slot)
+copy_common(packer *p, PyObject *obj, PyObject **slot)
 {
     PyTypeObject *type = Py_TYPE(obj);
     PyObject *copy;
     if (type == &PyUnicode_Type) {
-        copy = copy_str(obj);
+        copy = copy_str(p, obj);
     }
     else if (type == &PyLong_Type) {
-        copy = copy_int(obj);
+        copy = copy_int(p, obj);
     }
     else if (type == &PyFloat_Type) {
-        copy = PyFloat_FromDouble(PyFloat_AS_DOUBLE(obj));
+        copy = copy_float(p, obj);
     }
     else {
         return 0;
@@ -567,7 +611,7 @@ copy_common(PyObject *obj, PyObject **slot)
 
 /* What stands in a copy for one of the atoms of most graphs.  As copy_common(). */
 static inline int
-copy_quickly(PyObject *obj, PyObject **slot, tally *t)
+copy_quickly(packer *p, PyObject *obj, PyObject **slot, tally *t)
 {
     if (Py_REFCNT(obj) != 1) {
         if (!is_common(obj)) {
@@ -577,7 +621,7 @@ copy_quickly(PyObject *obj, PyObject **slot, tally *t)
         *slot = obj;
         return 1;
     }
-    int res = copy_common(obj, slot);
+    int res = copy_common(p, obj, slot);
     t->copied += (res > 0);
     return res;
 }
@@ -593,7 +637,7 @@ take_quickly(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
         taken = Py_NewRef(obj);
     }
     else {
-        res = copy_quickly(obj, &taken, &t);
+        res = copy_quickly(p, obj, &taken, &t);
     }
     add_tally(p, &t);
     *word = (_PyParcel_Word)taken;
@@ -621,11 +665,16 @@ extern int _PyPacker_TakeFrozenset(packer *p, PyObject *obj,
 extern int _PyPacker_HasPlainMembers(PySetObject *set);
 /* An owned container that does not have to be copied all the same? */
 extern int _PyPacker_CanMove(PyObject *obj);
-/* A list, tuple or dict that nothing but a container of the graph refers to, if it is
-   of the simple kind.  1: entered, go on there; 0: done; 2: _PyPacker_Take() knows.  An
+/* A list, tuple, dict or instance that nothing but a container of the graph refers to,
+   if it is of the simple kind.  1: entered, go on there; 0: done; 2: _PyPacker_Take() knows.  An
    owned one goes as it is; of others *slot gets a copy. */
 extern int _PyPacker_EnterOwned(packer *p, PyObject *obj, int owned);
 extern int _PyPacker_EnterCopied(packer *p, PyObject *obj, PyObject **slot);
+
+/* The items of a container that has been linked into the parcel.  1: there are some to
+   go on with; 0: all are done. */
+extern int _PyPacker_EnterItems(packer *p, PyObject **from, PyObject **to, Py_ssize_t n,
+                                int shift, int owned);
 
 /* The first item, from the i-th on, that can't stay in its slot. */
 static inline Py_ssize_t
@@ -649,7 +698,7 @@ copy_items(packer *p, PyObject **from, PyObject **to, Py_ssize_t i, Py_ssize_t n
     for (; i < n; i++) {
         PyObject *obj = from[i << shift];
         if (obj != NULL) {
-            res = copy_quickly(obj, &to[i << shift], &t);
+            res = copy_quickly(p, obj, &to[i << shift], &t);
             if (res <= 0) {
                 break;
             }
@@ -795,6 +844,8 @@ extern int _PyPacker_CanStayWhole(packer *p, PyObject *obj,
 /* `type` is the record of its class.  2: it has to be a record. */
 extern int _PyPacker_TakeWhole(packer *p, PyObject *obj, Py_ssize_t type,
                                int owned, _PyParcel_Word *word);
+/* The same for one that nothing but a container refers to, of a family that is known. */
+extern int _PyPacker_EnterMember(packer *p, PyObject *obj, int owned, PyObject **slot);
 extern void _PyPacker_CommitFamilies(packer *p);
 extern void _PyPacker_LeaveFamilies(packer *p);
 extern void _PyPacker_UndoFamilies(packer *p);

@@ -14,6 +14,7 @@ import decimal
 import fractions
 import functools
 import gc
+import itertools
 import os
 import pathlib
 import pickle
@@ -1778,10 +1779,10 @@ class MoveTests(GraphTestCase):
                     del obj
                     gc.collect()
 
-    def test_keys_of_many_dicts(self):
+    def check_keys_of_many_dicts(self, nkeys):
         def make_keys():
             # Not interned, and not constants.
-            return [''.join(['key ', str(i)]) for i in range(20)]
+            return [''.join(['key ', str(i)]) for i in range(nkeys)]
         def rows(keys, **more):
             return [dict.fromkeys(keys, i) | more for i in range(2000, 2050)]
         cases = {
@@ -1792,6 +1793,12 @@ class MoveTests(GraphTestCase):
             'both': lambda keys: ([rows(keys), keys[:2]], keys[1:3]),
             'a dict of them': lambda keys: (dict(zip(keys, rows(keys))), keys[:1]),
             'other keys': lambda keys: (rows(keys, **{'a': 1, 'key 5': 2}), keys[2:4]),
+            'three kinds in turns': lambda keys: (
+                [row for three in zip(rows(keys), rows(keys[:-1]), rows(keys[::-1]))
+                 for row in three], keys[2:4]),
+            'interned': lambda keys: (rows([sys.intern(key) for key in keys]), None),
+            'deleted': lambda keys: ([row for row in rows(keys) if row.pop(keys[1])],
+                                     None),
         }
         for name, make in cases.items():
             with self.subTest(name):
@@ -1799,33 +1806,75 @@ class MoveTests(GraphTestCase):
                 obj, kept = make(keys)
                 del keys
                 where = {id(key) for key in kept or ()}
+                self.check_copy(obj)
                 self.check_move(obj)
                 self.assertEqual({id(key) for key in kept or ()}, where)
                 self.assertEqual(_testparcel.check_ownership(), [])
         keys = make_keys()
         stats = pack(move(rows(keys))).stats
         self.assertEqual(stats.copied, 50 + len(keys))      # the ints, too
+        stats = pack(rows(keys)).stats
+        self.assertEqual(stats.copied, 50 + len(keys))
         del keys
         self.assertEqual(pack(move(rows(make_keys()))).stats.copied, 50)
 
+    def test_keys_of_many_dicts(self):
+        self.check_keys_of_many_dicts(8)
+
+    def test_keys_of_many_large_dicts(self):
+        self.check_keys_of_many_dicts(20)
+
+    def test_more_kinds_of_dicts_than_are_remembered(self):
+        obj = [{f'a{kind}': i, f'b{kind}': [i]} for i in range(2000, 2003)
+               for kind in range(5000)]
+        self.check_copy(obj)
+        self.check_move(obj)
+
+    def keys_of(self, rows):
+        return [id(key) for row in rows for key in row]
+
+    def test_keys_are_what_they_were_after_a_failure(self):
+        held = {'alpha': 1}
+        for interned in False, True:
+            names = [''.join(['key ', str(i)]) for i in range(5)]
+            if interned:
+                names = [*map(sys.intern, names)]
+            rows = [dict.fromkeys(names, i) for i in range(2000, 2050)]
+            rows[-1]['held'] = held
+            del names
+            before, refs = self.keys_of(rows), [*map(sys.getrefcount, rows[0])]
+            for _ in range(3):
+                with self.assertRaises(TransferError):
+                    pack(move(rows))
+                self.assertEqual(self.keys_of(rows), before)
+                self.assertEqual([*map(sys.getrefcount, rows[0])], refs)
+            rows[-1]['held'] = None
+            self.check_move(rows)
+        self.assertEqual(held, {'alpha': 1})
+
     def test_keys_without_memory(self):
         _testcapi = import_helper.import_module('_testcapi')
-        keys = [''.join(['key ', str(i)]) for i in range(20)]
-        obj = [dict.fromkeys(keys, i) for i in range(2000, 2050)]
-        keys = keys[::2]
-        expected = describe(obj)
-        for i in range(1000):
-            _testcapi.set_nomemory(i, i + 1)
-            try:
-                parcel = pack(move(obj))
-                break
-            except MemoryError:
-                pass
-            finally:
-                _testcapi.remove_mem_hooks()
-            self.check_same(describe(obj), expected)
-        self.check_same(describe(parcel.open()), expected)
-        self.assertGreater(i, 20)
+        for nkeys, interned, give in itertools.product((5, 20), (False, True),
+                                                       (move, lambda obj: obj)):
+            keys = [''.join(['key ', str(i)]) for i in range(nkeys)]
+            if interned:
+                keys = [*map(sys.intern, keys)]
+            obj = [dict.fromkeys(keys, i) for i in range(2000, 2050)]
+            keys = keys[::2]
+            expected, before = describe(obj), self.keys_of(obj)
+            for i in range(1000):
+                _testcapi.set_nomemory(i, i + 1)
+                try:
+                    parcel = pack(give(obj))
+                    break
+                except MemoryError:
+                    pass
+                finally:
+                    _testcapi.remove_mem_hooks()
+                self.check_same(describe(obj), expected)
+                self.assertEqual(self.keys_of(obj), before)
+            self.check_same(describe(parcel.open()), expected)
+            self.assertGreater(i, 20 if nkeys == 20 else 8)
 
     def test_move_marker_inside(self):
         part = ['moved']
