@@ -274,6 +274,32 @@ copy_mirrored(packer *p, frame *f, PyObject **from, PyObject **to, Py_ssize_t i)
     return res > 0 ? 0 : res == 0 ? 2 : -1;
 }
 
+/* Containers that come later are read ahead: what they look like, and then what they
+   have. */
+#define AHEAD 8
+
+static inline void
+read_ahead(PyObject **items, Py_ssize_t i, Py_ssize_t n, int shift)
+{
+#ifdef __GNUC__
+    if (i + AHEAD >= n) {
+        return;
+    }
+    PyObject *later = items[(i + AHEAD) << shift];
+    __builtin_prefetch(later);
+    __builtin_prefetch((char *)later - sizeof(PyGC_Head));
+    PyObject *soon = items[(i + AHEAD / 2) << shift];
+    if (soon != NULL && PyDict_CheckExact(soon)) {
+        char *keys = (char *)((PyDictObject *)soon)->ma_keys;
+        __builtin_prefetch(keys);
+        __builtin_prefetch(keys + 64);
+    }
+    else if (soon != NULL && PyList_CheckExact(soon)) {
+        __builtin_prefetch(((PyListObject *)soon)->ob_item);
+    }
+#endif
+}
+
 static int
 step_items(packer *p, frame *f)
 {
@@ -296,6 +322,7 @@ step_items(packer *p, frame *f)
             return i < 0 ? -1 : 0;
         }
         f->i = i + 1;
+        read_ahead(from, i, n, shift);
         from += i << shift;
         to += i << shift;
         if (*from == NULL) {
