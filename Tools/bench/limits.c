@@ -260,6 +260,41 @@ walk(const void *arg)
     return seconds / n;
 }
 
+/* The least that it takes to copy a list of small objects: read each one, write another
+   that looks like it to memory that is there already, and a pointer to that. */
+static double
+rewrite(const void *arg)
+{
+    typedef struct { long count, type, tag, digit; } Object;
+    size_t n = scaled(1000000);
+    Object **table = checked(malloc(n * sizeof(*table)));
+    Object **copies = checked(malloc(n * sizeof(*copies)));
+    Object *objects = checked(malloc(n * sizeof(*objects)));
+    Object *room = checked(malloc(n * sizeof(*room)));
+    for (size_t i = 0; i < n; i++) {
+        table[i] = &objects[i];
+        objects[i] = room[i] = (Object){1, 2, 3, (long)i};
+        copies[i] = NULL;
+    }
+    double start = now();
+    for (size_t i = 0; i < n; i++) {
+        const Object *from = table[i];
+        if (from->count == 1 && from->type == 2) {
+            room[i] = (Object){1, from->type, from->tag, from->digit};
+            copies[i] = &room[i];
+        }
+    }
+    double seconds = now() - start;
+    if (memcmp(room, objects, n * sizeof(*room)) != 0 || copies[n - 1] == NULL) {
+        exit(1);
+    }
+    free(table);
+    free(copies);
+    free(objects);
+    free(room);
+    return seconds / n;
+}
+
 /* --- All of them ----------------------------------------------------------- */
 
 static void
@@ -296,5 +331,6 @@ main(int argc, char **argv)
     report("fault_huge", fault, &huge);
     report("copy", copy, NULL);
     report("walk", walk, NULL);
+    report("rewrite", rewrite, NULL);
     return 0;
 }
