@@ -410,19 +410,32 @@ memheap_free_bits(struct _PyMemHeap *heap)
 
 static uint64_t watches;            // atomic: how many there have been
 
-void
+int
 _PyMemHeap_Watch(PyInterpreterState *interp)
 {
     if (!_PyMem_obmalloc_state_on_heap(interp)) {
-        return;
+        return 0;
     }
     struct _PyMemHeap *heap = heap_of(interp->obmalloc);
-    if (heap->watch == 0) {
-        if (heap->gave) {
-            set_stay_of(heap, 0);   // REM-3
-        }
-        _Py_atomic_store_int_relaxed(&large_in_use, 1);
-        heap->watch = _Py_atomic_add_uint64(&watches, 1) + 1;
+    if (heap->watch != 0) {
+        return 0;
+    }
+    if (heap->gave) {
+        set_stay_of(heap, 0);       // REM-3
+    }
+    _Py_atomic_store_int_relaxed(&large_in_use, 1);
+    heap->watch = _Py_atomic_add_uint64(&watches, 1) + 1;
+    return !heap->gave;
+}
+
+void
+_PyMemHeap_WatchLarge(PyInterpreterState *interp, void *block, size_t size)
+{
+    // What the debug hooks put before it is not the caller's business.
+    if (block != NULL && size > SMALL_REQUEST_THRESHOLD && map_get(block) == NULL
+        && !_PyMem_DebugEnabled())
+    {
+        large_add(heap_of(interp->obmalloc)->watch, block, size);
     }
 }
 

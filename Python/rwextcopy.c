@@ -61,6 +61,7 @@
    of `copies` without it see a list that only grows at its head. */
 
 #include "Python.h"
+#include "pycore_dict.h"          // _PyDict_KeysSize()
 #include "pycore_gc.h"            // PyGC_Head
 #include "pycore_import.h"        // _PyImport_RunModInitFunc()
 #include "pycore_initconfig.h"    // _PyStatus_OK()
@@ -70,6 +71,7 @@
 #include "pycore_memheap.h"       // _PyMemHeap_Watch()
 #include "pycore_memoryobject.h"  // _PyManagedBuffer_Type
 #include "pycore_moduleobject.h"  // _PyModule_GetDef()
+#include "pycore_obmalloc.h"      // SMALL_REQUEST_THRESHOLD
 #include "pycore_parcel.h"        // _PyParcel_KeepAllLent()
 #include "pycore_pystate.h"       // _PyInterpreterState_GET()
 #include "pycore_rwextcopy.h"
@@ -1718,6 +1720,47 @@ run(PyInterpreterState *interp, copy *c, PyModInitFunction init, enum mode mode,
     return PyModule_FromDefAndSpec(def, spec);
 }
 
+/* Classes are large, they are made before a package loads its first extension module,
+   and that then keeps them. */
+static void
+watch_class(PyInterpreterState *interp, PyTypeObject *type)
+{
+    size_t before = _PyType_PreHeaderSize(Py_TYPE(type));
+    _PyMemHeap_WatchLarge(interp, (char *)type - before,
+                          before + _PyObject_VAR_SIZE(Py_TYPE(type), Py_SIZE(type)));
+    size_t doc = type->tp_doc != NULL ? strlen(type->tp_doc) + 1 : 0;
+    Dl_info info;
+    // Some C code forgets that it has to be a copy.
+    if (doc > SMALL_REQUEST_THRESHOLD && !dladdr(type->tp_doc, &info)) {
+        _PyMemHeap_WatchLarge(interp, (void *)type->tp_doc, doc);
+    }
+    PyDictKeysObject *keys = ((PyHeapTypeObject *)type)->ht_cached_keys;
+    if (keys != NULL) {
+        _PyMemHeap_WatchLarge(interp, keys, _PyDict_KeysSize(keys));
+    }
+}
+
+/* From now on the interpreter's memory may be in C statics that only it has. */
+static void
+watch(PyInterpreterState *interp)
+{
+    if (!_PyMemHeap_Watch(interp)) {
+        return;
+    }
+    for (int i = 0; i < NUM_GENERATIONS; i++) {
+        PyGC_Head *list = &interp->gc.generations[i].head;
+        PyGC_Head *gc = _PyGCHead_NEXT(list);
+        for (; gc != list; gc = _PyGCHead_NEXT(gc)) {
+            PyObject *op = _Py_FROM_GC(gc);
+            if (PyType_Check(op) && PyType_HasFeature((PyTypeObject *)op,
+                                                      Py_TPFLAGS_HEAPTYPE))
+            {
+                watch_class(interp, (PyTypeObject *)op);
+            }
+        }
+    }
+}
+
 PyObject *
 _PyRWExt_Load(struct _Py_ext_module_loader_info *info, PyObject *spec)
 {
@@ -1747,7 +1790,7 @@ _PyRWExt_Load(struct _Py_ext_module_loader_info *info, PyObject *spec)
     }
     copy *c = NULL;
     char reason[sizeof(last_error)] = "";
-    _PyMemHeap_Watch(interp);
+    watch(interp);
     PyMutex_Lock(&mutex);
     const char *failed = acquire(interp->id, path, fd, &c);
     if (failed == NULL && c != NULL) {

@@ -91,8 +91,12 @@ extern int _PyMemHeap_InheritInterned(PyInterpreterState *interp, PyObject *dict
    If more of its memory is in others' hands than can be said, nothing is given back.
    Only what pymalloc manages counts: not what came from PyMem_RawMalloc or malloc. */
 
-/* From now on, until its end.  The caller is attached to it. */
-extern void _PyMemHeap_Watch(PyInterpreterState *interp);
+/* From now on, until its end.  The caller is attached to it.  Returns 1 if that is
+   new and it has not given anything away yet; then large blocks of malloc that it
+   has already can be named, the beginning of each and its size. */
+extern int _PyMemHeap_Watch(PyInterpreterState *interp);
+extern void _PyMemHeap_WatchLarge(PyInterpreterState *interp, void *block,
+                                  size_t size);
 
 /* The current interpreter gives something away.  Does it have to be said what? */
 extern int _PyMemHeap_MustSayWhatGoes(void);
@@ -146,7 +150,11 @@ static inline int
 _PyMemHeap_InheritInterned(PyInterpreterState *Py_UNUSED(interp),
                            PyObject *Py_UNUSED(dict)) { return 0; }
 typedef struct _PyMemHeap_Remains _PyMemHeap_Remains;
-static inline void _PyMemHeap_Watch(PyInterpreterState *Py_UNUSED(interp)) {}
+static inline int
+_PyMemHeap_Watch(PyInterpreterState *Py_UNUSED(interp)) { return 0; }
+static inline void
+_PyMemHeap_WatchLarge(PyInterpreterState *Py_UNUSED(interp),
+                      void *Py_UNUSED(block), size_t Py_UNUSED(size)) {}
 static inline int _PyMemHeap_MustSayWhatGoes(void) { return 0; }
 static inline void _PyMemHeap_Goes(const void *Py_UNUSED(address)) {}
 static inline void _PyMemHeap_SharesUnknown(void) {}
