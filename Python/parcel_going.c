@@ -6,11 +6,14 @@
 // copies are spared it.
 //
 // All of it is in the parcel's lists (see pycore_parcel_graph.h): a container stands
-// in one itself, so what has to be looked into is only what is no container.
+// in one itself, so what has to be looked into is only what is no container, and the
+// tuples that _PyParcel_CopyName() makes.
 
 #include "Python.h"
 #include "pycore_memheap.h"       // _PyMemHeap_Goes()
 #include "pycore_parcel_pack.h"
+
+static void object_goes(PyObject *obj);
 
 /* The memory that a value has besides its own block. */
 static void
@@ -34,6 +37,11 @@ parts_go(PyObject *obj)
         assert(type->tp_basicsize == (Py_ssize_t)(sizeof(PyObject) + 4 * sizeof(*ints)));
         for (int i = 0; i < 4; i++) {
             _PyMemHeap_Goes(ints[i]);
+        }
+    }
+    else if (type == &PyTuple_Type && !_PyObject_GC_IS_TRACKED(obj)) {
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(obj); i++) {
+            object_goes(PyTuple_GET_ITEM(obj, i));
         }
     }
 }

@@ -729,19 +729,45 @@ class RemainsTests(Base):
 
     def test_unopened_parcels_stay(self):
         # In a queue they would go with their sender.
+        from test import rwparcels_random as graphs
         interp = self.start()
         interp.exec(self.KEEP + textwrap.dedent("""
-            import interpreters
+            from interpreters import move, pack
+            from test import rwparcels_random as graphs
             for i in range(100):
-                queue.put(interpreters.pack({'list': [str(i) * 300, i + .5]}))
+                graph = graphs.make_graph(8, i)
+                queue.put(pack(move(graph) if i % 2 else graph))
+            del graph
             """))
         parcels = [self.queue.get(timeout=support.SHORT_TIMEOUT)
                    for _ in range(100)]
         interp.close()
-        for _ in range(20):
+        for _ in range(10):
             self.keep_and_close()
         for i, parcel in enumerate(parcels):
-            self.assertEqual(parcel.open(), {'list': [str(i) * 300, i + .5]})
+            self.assertEqual(graphs.describe(parcel.open()),
+                             graphs.describe(graphs.make_graph(8, i)))
+
+    def test_parcels_can_be_dropped_later(self):
+        # That frees blocks of the heap of an interpreter that has ended.
+        interp = self.start()
+        interp.exec(self.KEEP + textwrap.dedent("""
+            from interpreters import move, pack
+            from test import rwparcels_random as graphs
+            for i in range(100):
+                graph = graphs.make_graph(9, i)
+                queue.put(pack(move(graph) if i % 2 else graph))
+                queue.put(graphs.make_graph(9, i))
+            del graph
+            """))
+        parcels = [self.queue.get(timeout=support.SHORT_TIMEOUT)
+                   for _ in range(100)]     # the others are left there
+        interp.close()
+        self.keep_and_close()
+        del parcels
+        self.queue = None
+        for _ in range(5):
+            self.keep_and_close()
 
     def test_lent_memory_stays(self):
         interp = self.start()
