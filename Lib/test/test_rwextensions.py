@@ -545,6 +545,12 @@ PyMODINIT_FUNC PyInit_rwkeeper(void) { return PyModule_Create(&module); }
 """
 
 
+needs_heaps = unittest.skipIf(
+    not support.with_pymalloc()
+    or os.environ.get('PYTHONMALLOC', '').startswith(('malloc', 'mimalloc')),
+    'only what pymalloc manages is given back')
+
+
 def allocated_blocks():
     gc.collect()
     return sys.getallocatedblocks()
@@ -612,9 +618,11 @@ class RemainsTests(Base):
             counts.append(allocated_blocks())
         return statistics.median(b - a for a, b in zip(counts, counts[1:]))
 
+    @needs_heaps
     def test_what_statics_hold_is_given_back(self):
         self.assertLess(self.growth(self.keep_and_close), 100)
 
+    @needs_heaps
     def test_memory_is_given_back(self):
         # In bytes, malloc's blocks included: 2 MB are kept each time.
         script = textwrap.dedent(f"""
@@ -809,6 +817,7 @@ class RemainsTests(Base):
                          "(<class 'datetime.datetime'>, <class 'datetime.date'>, "
                          "<class 'object'>) (<class 'datetime.tzinfo'>,)")
 
+    @needs_heaps
     def test_nothing_is_given_back_while_a_thread_of_its_code_runs(self):
         # It can't be known what the thread has.
         grown = self.growth(lambda: self.keep_and_close('rwkeeper.make_thread()'), 3)
@@ -841,6 +850,7 @@ class RemainsTests(Base):
             if self.queue.get(timeout=support.SHORT_TIMEOUT) == 1:
                 break
 
+    @needs_heaps
     def test_given_back_and_forth(self):
         # What comes back by the remote list is no longer given.
         def cycle():
