@@ -51,8 +51,8 @@
    MEM-6  The sum of a process' blocks is, over all interpreters' heaps,
           counts in pools - inherited - pending + raw_allocated_blocks, less
           what is pending at orphans, plus interpreter_leaks.
-   MEM-7  `memheaps.mutex` is the innermost lock: what runs under it takes no
-          lock, allocates with PyMem_Raw only, and never detaches.  It may be taken
+   MEM-7  `memheaps.mutex` is the innermost lock but for those of obmalloc_remains.c:
+          what runs under it takes no other lock, allocates with PyMem_Raw only, and never detaches.  It may be taken
           under HEAD_LOCK and in a write section: whoever holds it, attached or
           not, comes to its end without waiting for anybody.
 
@@ -91,6 +91,9 @@ static void init_obmalloc_pools(PyInterpreterState *interp);
 static int arena_map_mark_used(OMState *state, uintptr_t arena_base, int is_used);
 #endif
 
+struct _PyMemHeap;
+static void heap_drain(struct _PyMemHeap *heap);
+
 struct _PyMemHeap {
     OMState *state;             // read-only
 
@@ -106,6 +109,13 @@ struct _PyMemHeap {
     Py_ssize_t nkept;
     Py_ssize_t kept_size;
     struct _PyMemHeap *next;    // next orphan
+
+    // See obmalloc_remains.c.
+    uint64_t watch;             // number of the watch over the owner, or 0
+    unsigned char **stay;       // by arena: which blocks are not the owner's
+    uint nstay;
+    int gave;                   // the owner has given something away
+    int unknown;                // nothing can be said about what stays
 };
 
 /* What interp->obmalloc points to where it isn't main's. */
@@ -120,7 +130,7 @@ static struct {
     PyMutex mutex;
     int several;                // set for good with the first heap besides main's
     struct _PyMemHeap *orphans;
-    _PyMemHeap_Stats stats;     // but `remote` is atomic
+    _PyMemHeap_Stats stats;     // but `remote` and `remains` are atomic
 } memheaps;
 
 static inline void
@@ -335,6 +345,9 @@ memheap_free_arena(void *arena)
 #endif
 
 
+#include "obmalloc_remains.c"
+
+
 /*-------------------------------------------------------------------------
    Called by pymalloc */
 
@@ -436,6 +449,7 @@ heap_drain(struct _PyMemHeap *heap)
     while (block != NULL) {
         void *next = *(void **)block;
         follow_hint(block);
+        memheap_came_back(heap, block);
         int freed = pymalloc_free(heap->state, NULL, block);
         assert(freed);
         (void)freed;
@@ -594,6 +608,7 @@ _PyMemHeap_Close(PyInterpreterState *interp)
         live - heap->inherited + raw_allocated_blocks;
     raw_allocated_blocks = 0;
     heap->inherited = live;
+    memheap_end_watch(heap);
     if (live == 0 && heap->nkept == 0) {
         assert(_Py_atomic_load_ptr_relaxed(&heap->remote) == NULL); // MEM-2
         memheaps.stats.released++;
@@ -604,6 +619,7 @@ _PyMemHeap_Close(PyInterpreterState *interp)
         }
         free_obmalloc_arenas(interp);
         PyMem_RawFree(heap->kept);
+        memheap_free_bits(heap);
         PyMem_RawFree(state);
     }
     else {
@@ -618,19 +634,25 @@ _PyMemHeap_Close(PyInterpreterState *interp)
 void
 _PyMemHeap_BeforeFork(void)
 {
+    PyMutex_LockFlags(&remains_mutex, _Py_LOCK_DONT_DETACH);
     memheaps_lock();
+    large_lock_all();
 }
 
 void
 _PyMemHeap_AfterForkParent(void)
 {
+    large_unlock_all();
     memheaps_unlock();
+    PyMutex_Unlock(&remains_mutex);
 }
 
 void
 _PyMemHeap_AfterForkChild(void)
 {
     _PyMutex_at_fork_reinit(&memheaps.mutex);
+    _PyMutex_at_fork_reinit(&remains_mutex);
+    large_unlock_in_child();
 }
 
 
@@ -708,6 +730,7 @@ _PyMemHeap_GetStats(_PyMemHeap_Stats *stats)
     stats->released = memheaps.stats.released;
     stats->orphans = memheaps.stats.orphans;
     stats->remote = _Py_atomic_load_ssize_relaxed(&memheaps.stats.remote);
+    stats->remains = _Py_atomic_load_ssize_relaxed(&memheaps.stats.remains);
     stats->arenas = arenas_kept.taken;
     stats->spare = arenas_kept.n;
     memheaps_unlock();

@@ -100,6 +100,12 @@ _PyParcel_StealArray(_PyParcel_Array *array)
     }
 }
 
+const void *
+_PyParcel_ArrayMemory(const _PyParcel_Array *array)
+{
+    return array->items;
+}
+
 _PyParcel_Array *
 _PyParcel_CopyArray(const _PyParcel_Array *array)
 {

@@ -25,6 +25,7 @@
 #include "pycore_ceval.h"         // _PyEval_AddPendingCall()
 #include "pycore_crossinterp.h"   // _PyCrossInterpreterData_Lookup()
 #include "pycore_interp.h"        // PyInterpreterState
+#include "pycore_memheap.h"       // _PyMemHeap_KeepBlock()
 #include "pycore_parcel_graph.h"
 #include "pycore_pystate.h"       // _PyThreadState_GET()
 #include "pycore_rwinterp.h"      // _PyRWInterp_Enter()
@@ -39,7 +40,9 @@ struct _PyParcel_Lent {
     Py_ssize_t refs;                // atomic
     _PyParcel_Home *home;           // counted: the lender's; NULL: nobody's, the
                                     // memory is that of `shown` and freed with it
-    _PyParcel_Lent *next;           // guarded by the home: its list
+    _PyParcel_Lent *next;           // guarded by the home: its list of those that
+                                    // have come back
+    _PyParcel_Lent *before, *after; // the same: its list of all
     Py_buffer held;                 // to be released by the lender
     Py_buffer shown;                // to the receivers, without an owner
 };
@@ -61,7 +64,50 @@ lend(_PyParcel_Home *home, PyObject *obj)
     lent->home = home;
     lent->shown = lent->held;
     _Py_atomic_add_ssize(&home->refs, 1);
+    PyMutex_Lock(&home->mutex);
+    lent->before = NULL;
+    lent->after = home->lent;
+    if (home->lent != NULL) {
+        home->lent->before = lent;
+    }
+    home->lent = lent;
+    PyMutex_Unlock(&home->mutex);
     return lent;
+}
+
+/* The home is locked, or nobody else knows it. */
+static void
+unlist_lent(_PyParcel_Lent *lent)
+{
+    if (lent->after != NULL) {
+        lent->after->before = lent->before;
+    }
+    if (lent->before != NULL) {
+        lent->before->after = lent->after;
+    }
+    else {
+        lent->home->lent = lent->after;
+    }
+}
+
+void
+_PyParcel_KeepLent(_PyParcel_Home *home, _PyMemHeap_Remains *remains)
+{
+    PyMutex_Lock(&home->mutex);
+    for (_PyParcel_Lent *lent = home->lent; lent != NULL; lent = lent->after) {
+        // The exporter is not asked again, but what it has shown is in use.
+        const Py_buffer *shown = &lent->shown;
+        _PyMemHeap_KeepBlock(remains, shown->buf);
+        _PyMemHeap_KeepBlock(remains, shown->format);
+        _PyMemHeap_KeepBlock(remains, shown->shape);
+        _PyMemHeap_KeepBlock(remains, shown->strides);
+        _PyMemHeap_KeepBlock(remains, shown->suboffsets);
+        if (shown->suboffsets != NULL) {
+            // There are pointers in the memory, and perhaps behind them.
+            _PyMemHeap_KeepFrom(remains, &shown->buf, &shown->buf + 1);
+        }
+    }
+    PyMutex_Unlock(&home->mutex);
 }
 
 /* Show plain bytes. */
@@ -139,6 +185,9 @@ release_lent(_PyParcel_Lent *lent)
     PyBuffer_Release(&lent->held);
     PyErr_SetRaisedException(exc);
     _PyParcel_Home *home = lent->home;
+    PyMutex_Lock(&home->mutex);
+    unlist_lent(lent);
+    PyMutex_Unlock(&home->mutex);
     PyMem_RawFree(lent);
     _PyParcel_DropHome(home);
 }
@@ -187,7 +236,9 @@ _PyParcel_LentDrop(_PyParcel_Lent *lent)
     // asking for a pending call takes a mutex of the base that does so too.
     PyMutex_Lock(&home->mutex);
     if (home->interp == NULL) {
-        // P-1: the exporter stays referenced, so its memory is never reused.
+        // P-1: the exporter stays referenced.  Its memory is kept by KeepLent(), or
+        // nobody looks at it any more.
+        unlist_lent(lent);
         PyMutex_Unlock(&home->mutex);
         PyMem_RawFree(lent);
         _PyParcel_DropHome(home);

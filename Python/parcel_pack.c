@@ -520,6 +520,7 @@ pack(packer *p)
     _PyPacker_LeaveHeap(p);
     _PyParcel *parcel = p->parcel;
     p->parcel = NULL;
+    _PyParcel_SayWhatGoes(parcel);
     return parcel;
 }
 
@@ -562,6 +563,7 @@ pack_atom(_PyParcel_Home *home, PyObject *obj)
         _Py_AddRefTotal(_PyThreadState_GET(), -1);
     }
 #endif
+    _PyParcel_SayWhatGoes(parcel);
     return parcel;
 }
 

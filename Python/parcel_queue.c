@@ -88,6 +88,7 @@
 #include "Python.h"
 #include "pycore_fileutils.h"     // _Py_set_blocking()
 #include "pycore_interp.h"        // PyInterpreterState
+#include "pycore_memheap.h"       // _PyMemHeap_Remains
 #include "pycore_parcel_graph.h"
 #include "pycore_parking_lot.h"   // Py_PARK_OK
 #include "pycore_pystate.h"       // _PyThreadState_GET()
@@ -1597,6 +1598,18 @@ _PyParcel_NewHome(void)
     registry.homes = home;
     unlock(&registry.mutex);
     return home;
+}
+
+void
+_PyParcel_KeepAllLent(int64_t interpid, _PyMemHeap_Remains *remains)
+{
+    lock(&registry.mutex);
+    for (_PyParcel_Home *home = registry.homes; home != NULL; home = home->next) {
+        if (home->interpid == interpid) {
+            _PyParcel_KeepLent(home, remains);
+        }
+    }
+    unlock(&registry.mutex);
 }
 
 void

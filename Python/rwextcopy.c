@@ -32,18 +32,28 @@
             below)
      EXT-3  what a copy's code registers for the process's exit is forgotten: it
             would run after its interpreter's end, or twice
+     EXT-5  when an interpreter has ended, nothing that one of its copies has left for
+            a thread's exit is run
      EXT-4  no name, soname or inode of a copy is one under which the loader
             could find it when somebody asks for the source
 
+   What an interpreter leaves in its heap
+     Statics of its copies are the only way to it, and wake() makes them new.  So
+     _PyRWExt_FreeRemains() has it given back, see "Remains" in pycore_memheap.h.  It
+     is kept where that is not sure to be all:
+     - what other interpreters have, or may get (parcels, lent buffers)
+     - what statics of all other files lead to: those of the base, of modules that
+       declare support, of libraries
+     - everything, if a copy's code has made threads, or somebody holds a copy
+     A library that is not copied does not know Python.  What it was given is memory
+     for the length of a call, or is there for a callback into the copy.
+
    What is not guaranteed
-     - Memory that the module's C code allocated and kept in its statics is lost
-       when the interpreter ends; its objects, as far as its statics alone hold
-       them, go to the heap of the next interpreter.
+     - Memory that the module's C code allocated with malloc() and kept in its
+       statics is lost when the interpreter ends.
      - A thread of C code that runs on after its interpreter's end may find its
        statics made new.  (A thread that comes back to Python does not get there:
        its interpreter is gone.)
-     - Thread-local variables with destructors are not made new in threads that
-       live on.
 
    Locks: `mutex` guards everything here but the atomics.  It is held while a
    file is copied and loaded and while constructors run; nothing but the loader's
@@ -51,13 +61,18 @@
    of `copies` without it see a list that only grows at its head. */
 
 #include "Python.h"
+#include "pycore_dict.h"          // _PyDict_KeysSize()
 #include "pycore_gc.h"            // PyGC_Head
 #include "pycore_import.h"        // _PyImport_RunModInitFunc()
 #include "pycore_initconfig.h"    // _PyStatus_OK()
 #include "pycore_interp.h"        // PyInterpreterState
+#include "pycore_interp_lifecycle.h"  // _PyInterp_IsZombie()
 #include "pycore_lock.h"          // PyMutex
+#include "pycore_memheap.h"       // _PyMemHeap_Watch()
 #include "pycore_memoryobject.h"  // _PyManagedBuffer_Type
 #include "pycore_moduleobject.h"  // _PyModule_GetDef()
+#include "pycore_obmalloc.h"      // SMALL_REQUEST_THRESHOLD
+#include "pycore_parcel.h"        // _PyParcel_KeepAllLent()
 #include "pycore_pystate.h"       // _PyInterpreterState_GET()
 #include "pycore_rwextcopy.h"
 #include "pycore_rwextimage.h"
@@ -68,6 +83,7 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <gnu/libc-version.h>     // gnu_get_libc_version()
 #include <link.h>                 // struct link_map
 #include <pthread.h>
 #include <sys/mman.h>
@@ -121,9 +137,10 @@ typedef struct copy {
     int used;                   // has ever been live
     uint64_t woken;             // order in which copies became live
     uint64_t reused;            // the same, if this was not the first time
-    int thread_exits;           // has thread-locals with destructors
+    int made_threads;           // its code has, since it was woken
     Py_ssize_t modules;         // how many were made from it
     Py_ssize_t holds;           // _PyRWExt_Hold()
+    PyGC_Head swept;            // among the owner's objects that are left
     size_t bytes;               // memory of its own
     _PyRWExtLayout layout;
     piece pieces[24];
@@ -378,7 +395,8 @@ unlock_if(int locked)
 }
 
 /* There are few of these in a process, and a copy that is used again asks
-   again: so they are given back. */
+   again: so they are given back when their owner ends, with what threads have
+   for them. */
 static void
 note_key(const void *caller, pthread_key_t key)
 {
@@ -465,14 +483,69 @@ main_for_copy(void)
 
 extern int __cxa_thread_atexit_impl(void (*)(void *), void *, void *);
 
+/* A destructor of a thread-local variable, for the thread's exit. */
+typedef struct {
+    void (*function)(void *);
+    void *arg;
+    copy *copy;
+    uint64_t woken;             // the copy's, when it was asked for
+} thread_exit;
+
+static void
+run_thread_exit(void *arg)
+{
+    thread_exit *e = arg;
+    // EXT-5: the variable may have been made new, and what it had is gone.
+    if (e->copy->owner >= 0 && e->copy->woken == e->woken) {
+        e->function(e->arg);
+    }
+    free(e);
+}
+
 static int
 note_thread_exit(void (*function)(void *), void *arg, void *dso)
 {
     copy *c = find_by_address(__builtin_return_address(0));
-    if (c != NULL) {
-        c->thread_exits = 1;
+    thread_exit *e = c != NULL ? malloc(sizeof(*e)) : NULL;
+    if (e == NULL) {
+        return __cxa_thread_atexit_impl(function, arg, dso);
     }
-    return __cxa_thread_atexit_impl(function, arg, dso);
+    *e = (thread_exit){function, arg, c, c->woken};
+    return __cxa_thread_atexit_impl(run_thread_exit, e, dso);
+}
+
+/* Nobody knows what a copy's thread has in its hands, nor when it ends. */
+static void
+note_thread(const void *caller)
+{
+    copy *c = find_by_address(caller);
+    if (c != NULL) {
+        c->made_threads = 1;
+    }
+}
+
+static int
+create_thread(pthread_t *thread, const pthread_attr_t *attr,
+              void *(*function)(void *), void *arg)
+{
+    note_thread(__builtin_return_address(0));
+    return pthread_create(thread, attr, function, arg);
+}
+
+/* std::thread::_M_start_thread(unique_ptr<_State>, void (*)()), a method; a
+   unique_ptr argument is a pointer to one. */
+static const char start_thread_name[] =
+    "_ZNSt6thread15_M_start_threadESt10unique_ptrINS_6_StateESt14default_deleteIS1_EE"
+    "PFvvE";
+
+static uintptr_t cxx_start_thread;      // what the loader has found
+
+static void
+start_thread(void *thread, void *state, void (*depend)(void))
+{
+    note_thread(__builtin_return_address(0));
+    ((void (*)(void *, void *, void (*)(void)))cxx_start_thread)(thread, state,
+                                                                 depend);
 }
 
 static const struct {
@@ -480,6 +553,8 @@ static const struct {
     void *function;
 } replaced[] = {
     {"PyInterpreterState_Main", (void *)main_for_copy},
+    {"pthread_create", (void *)create_thread},
+    {start_thread_name, (void *)start_thread},
     {"__cxa_thread_atexit", (void *)note_thread_exit},
     {"__cxa_thread_atexit_impl", (void *)note_thread_exit},
     {"__cxa_atexit", (void *)forget_exit_function},
@@ -553,7 +628,11 @@ bind_table(copy *c, uint64_t offset, size_t n, int statics)
         uintptr_t address = rebind(c, &symbols[which], statics);
         if (address != 0) {
             uintptr_t addend = (uintptr_t)rela[i].r_addend;
-            *(uintptr_t *)(c->start + rela[i].r_offset) = address + addend;
+            uintptr_t *place = (uintptr_t *)(c->start + rela[i].r_offset);
+            if (address == (uintptr_t)start_thread && *place != address) {
+                cxx_start_thread = *place - addend;
+            }
+            *place = address + addend;
         }
     }
 }
@@ -678,10 +757,6 @@ restore(copy *c)
             clear_memory(p->start, p->size);
         }
     }
-    for (size_t i = 0; i < c->nkeys; i++) {
-        (void)pthread_key_delete(c->keys[i]);
-    }
-    c->nkeys = 0;
 }
 
 /* What the program was called with: some constructors want to know. */
@@ -720,15 +795,14 @@ static _Py_thread_local uint64_t reuses_seen;
 static uint64_t last_reuse;     // written with the mutex held, read without
 
 /* Makes the thread-locals of copies that were used again since this thread looked
-   what they are in a new thread.  Not those with destructors: the thread will run
-   each of them once for every time that it was asked to. */
+   what they are in a new thread. */
 static void
 renew_thread_locals(void)
 {
     for (copy *c = copies; c != NULL; c = c->next) {
         void *block = NULL;
         if (c->reused > reuses_seen && c->layout.tls_size != 0
-            && !c->thread_exits && c->handle != NULL
+            && c->handle != NULL
             && dlinfo(c->handle, RTLD_DI_TLS_DATA, &block) == 0 && block != NULL)
         {
             size_t filled = c->layout.tls_filled;
@@ -762,6 +836,7 @@ wake(copy *c)
         }
     }
     c->woken = ++serial;
+    c->made_threads = 0;
     if (c->used) {
         restore(c);
         c->reused = c->woken;
@@ -1155,13 +1230,17 @@ acquire(int64_t owner, const char *path, int fd, copy **res)
     return reason;
 }
 
-static int
-has_copies(int64_t owner)
+/* One of the copies that the interpreter uses: always the same one as long as it
+   loads no other. */
+static copy *
+find_live_copy(int64_t owner)
 {
-    int found = 0;
+    copy *found = NULL;
     PyMutex_Lock(&mutex);
-    for (copy *c = copies; c != NULL && !found; c = c->next) {
-        found = c->owner == owner && c->live;
+    for (copy *c = copies; c != NULL && found == NULL; c = c->next) {
+        if (c->owner == owner && c->live) {
+            found = c;
+        }
     }
     PyMutex_Unlock(&mutex);
     return found;
@@ -1226,7 +1305,8 @@ may_lend_memory(PyObject *op)
 void
 _PyRWExt_Sweep(PyInterpreterState *interp)
 {
-    if (!has_copies(interp->id)) {
+    copy *any = find_live_copy(interp->id);
+    if (any == NULL) {
         return;
     }
     PyGC_Head left;
@@ -1263,6 +1343,90 @@ _PyRWExt_Sweep(PyInterpreterState *interp)
             Py_DECREF(op);
         }
     }
+    // The base will take the heads of its lists out of them.
+    any->swept = (PyGC_Head){0};
+    link_tracked(old, &any->swept);
+}
+
+/* Nothing of the interpreter's runs any more? */
+static int
+is_quiet(int64_t owner)
+{
+    int quiet = 1;
+    PyMutex_Lock(&mutex);
+    for (copy *c = copies; c != NULL; c = c->next) {
+        if (c->owner == owner && (c->made_threads || c->holds != 0)) {
+            quiet = 0;
+        }
+    }
+    PyMutex_Unlock(&mutex);
+    return quiet;
+}
+
+static int
+has_code(const struct dl_phdr_info *info, const void *address)
+{
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const Elf64_Phdr *ph = &info->dlpi_phdr[i];
+        if (ph->p_type == PT_LOAD
+            && (uintptr_t)address - (info->dlpi_addr + ph->p_vaddr) < ph->p_memsz)
+        {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* What the statics of a file lead to stays.  Those of copies belong to one
+   interpreter: this one, where that is no reason, or another one.  Those of the C
+   library are its allocator's, and tell where free blocks begin, which is in the
+   last bytes of ours. */
+static int
+keep_what_statics_have(struct dl_phdr_info *info, size_t Py_UNUSED(size),
+                       void *remains)
+{
+    if (has_code(info, (void *)gnu_get_libc_version)) {
+        return 0;
+    }
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const Elf64_Phdr *ph = &info->dlpi_phdr[i];
+        const char *start = (const char *)info->dlpi_addr + ph->p_vaddr;
+        if (ph->p_type == PT_LOAD && (ph->p_flags & PF_W)
+            && find_by_address(start) == NULL)
+        {
+            _PyMemHeap_KeepFrom(remains, start, start + ph->p_memsz);
+        }
+    }
+    return 0;
+}
+
+/* The collector's lists lead from any object to all others. */
+static void
+forget_tracked(int64_t owner)
+{
+    copy *c = find_live_copy(owner);
+    PyGC_Head *mark = c != NULL ? &c->swept : NULL;
+    PyGC_Head *gc = mark;
+    while (gc != NULL && gc->_gc_next != 0) {
+        PyGC_Head *next = _PyGCHead_NEXT(gc);
+        *gc = (PyGC_Head){0};
+        gc = next;
+    }
+}
+
+void
+_PyRWExt_FreeRemains(PyInterpreterState *interp)
+{
+    _PyMemHeap_Remains *remains = NULL;
+    if (!_PyInterp_IsZombie(interp) && is_quiet(interp->id)) {
+        remains = _PyMemHeap_BeginRemains(interp);
+    }
+    if (remains != NULL) {
+        forget_tracked(interp->id);
+        _PyParcel_KeepAllLent(interp->id, remains);
+        (void)dl_iterate_phdr(keep_what_statics_have, remains);
+        _PyMemHeap_FreeRemains(remains);
+    }
 }
 
 void
@@ -1271,6 +1435,10 @@ _PyRWExt_Release(PyInterpreterState *interp)
     PyMutex_Lock(&mutex);
     for (copy *c = copies; c != NULL; c = c->next) {
         if (c->owner == interp->id) {
+            for (size_t i = 0; i < c->nkeys; i++) {
+                (void)pthread_key_delete(c->keys[i]);       // EXT-5
+            }
+            c->nkeys = 0;
             c->modules = 0;
             c->group->owner = -1;
             c->owner = -1;
@@ -1552,6 +1720,47 @@ run(PyInterpreterState *interp, copy *c, PyModInitFunction init, enum mode mode,
     return PyModule_FromDefAndSpec(def, spec);
 }
 
+/* Classes are large, they are made before a package loads its first extension module,
+   and that then keeps them. */
+static void
+watch_class(PyInterpreterState *interp, PyTypeObject *type)
+{
+    size_t before = _PyType_PreHeaderSize(Py_TYPE(type));
+    _PyMemHeap_WatchLarge(interp, (char *)type - before,
+                          before + _PyObject_VAR_SIZE(Py_TYPE(type), Py_SIZE(type)));
+    size_t doc = type->tp_doc != NULL ? strlen(type->tp_doc) + 1 : 0;
+    Dl_info info;
+    // Some C code forgets that it has to be a copy.
+    if (doc > SMALL_REQUEST_THRESHOLD && !dladdr(type->tp_doc, &info)) {
+        _PyMemHeap_WatchLarge(interp, (void *)type->tp_doc, doc);
+    }
+    PyDictKeysObject *keys = ((PyHeapTypeObject *)type)->ht_cached_keys;
+    if (keys != NULL) {
+        _PyMemHeap_WatchLarge(interp, keys, _PyDict_KeysSize(keys));
+    }
+}
+
+/* From now on the interpreter's memory may be in C statics that only it has. */
+static void
+watch(PyInterpreterState *interp)
+{
+    if (!_PyMemHeap_Watch(interp)) {
+        return;
+    }
+    for (int i = 0; i < NUM_GENERATIONS; i++) {
+        PyGC_Head *list = &interp->gc.generations[i].head;
+        PyGC_Head *gc = _PyGCHead_NEXT(list);
+        for (; gc != list; gc = _PyGCHead_NEXT(gc)) {
+            PyObject *op = _Py_FROM_GC(gc);
+            if (PyType_Check(op) && PyType_HasFeature((PyTypeObject *)op,
+                                                      Py_TPFLAGS_HEAPTYPE))
+            {
+                watch_class(interp, (PyTypeObject *)op);
+            }
+        }
+    }
+}
+
 PyObject *
 _PyRWExt_Load(struct _Py_ext_module_loader_info *info, PyObject *spec)
 {
@@ -1581,6 +1790,7 @@ _PyRWExt_Load(struct _Py_ext_module_loader_info *info, PyObject *spec)
     }
     copy *c = NULL;
     char reason[sizeof(last_error)] = "";
+    watch(interp);
     PyMutex_Lock(&mutex);
     const char *failed = acquire(interp->id, path, fd, &c);
     if (failed == NULL && c != NULL) {
@@ -1643,6 +1853,11 @@ Py_ssize_t
 _PyRWExt_ModuleIndex(const PyModuleDef *Py_UNUSED(def))
 {
     return _PyImport_GetNextModuleIndex();
+}
+
+void
+_PyRWExt_FreeRemains(PyInterpreterState *Py_UNUSED(interp))
+{
 }
 
 void

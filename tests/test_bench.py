@@ -110,6 +110,7 @@ def test_write_section(tmp_path):
 @pytest.mark.parametrize("script, words, printed", [
     ("queue_pingpong", ["--smoke"], "pipe"),
     ("transfer_leaks", ["--smoke", "--seed", 1], "growth"),
+    ("extension_cycles", ["--smoke"], "KiB per cycle"),
     ("arenas", ["--smoke", "--against", PYTHON], "stock/this"),
     ("one_thread", ["--smoke", "--only", "reads"], "reads"),
     ("allocators", ["--by", "time", "--runs", 1, "--shorten", 1000, "--only", "scheduler"], "scheduler"),

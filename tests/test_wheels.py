@@ -271,6 +271,87 @@ def test_four_interpreters_at_once(name):
     assert done.returncode == 0, done.stdout[-4000:]
 
 
+CYCLES = """
+import gc, os, sys, threading
+import interpreters
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from interpreters import move
+
+CODE = f'''
+import sys; sys.path.insert(0, {sys.argv[1]!r})
+import numpy as np
+from interpreters import move, pack
+a = np.arange(1000.0).reshape(10, 100)
+assert (a @ a.T).shape == (10, 10)
+sent = [str(i) * 20 for i in range(100)], float(a[3, 4])
+queue.put(move(sent))
+queue.put(a * k)
+queue.put(np.array([(k, str(k))], dtype=[('n', 'i8'), ('s', 'U5')]))
+queue.put(pack([k + .5, a * k]))
+'''
+
+def check(k, sent, array, table, parcel, opened):
+    assert sent == ([str(i) * 20 for i in range(100)], 304.0)
+    assert (array == np.arange(1000.0).reshape(10, 100) * k).all()
+    assert table['n'][0] == k and table['s'][0] == str(k)
+    if opened:
+        half, again = parcel.open()
+        assert half == k + .5 and (again == array).all()
+
+def cycle(k, kept):
+    interp, queue = interpreters.create(), interpreters.create_queue()
+    interp.prepare_main(queue=queue, k=k)
+    interp.exec(CODE)
+    # Every third parcel is never opened.
+    kept.append((k, *(queue.get(timeout=60) for _ in range(4)), k % 3))
+    assert interp.call(np.sqrt, 16.0) == 4
+    interp.close()
+    if len(kept) > 20:          # they have outlived the next twenty interpreters
+        check(*kept.pop(0))
+
+def cycles(n, kept, problems):
+    try:
+        for k in range(n):
+            cycle(k, kept)
+    except BaseException as exc:
+        problems.append(repr(exc))
+
+def resident():
+    gc.collect()
+    with open('/proc/self/statm') as file:
+        return int(file.read().split()[1]) * os.sysconf('SC_PAGESIZE')
+
+problems, kept = [], []
+cycles(40, kept, problems)
+before = resident()
+cycles(60, kept, problems)
+print((resident() - before) // 60)
+several = [[] for _ in range(4)]
+threads = [threading.Thread(target=cycles, args=(10, one, problems)) for one in several]
+for t in threads: t.start()
+for t in threads: t.join()
+for one in kept, *several:
+    for given in one:
+        check(*given)
+left = interpreters.create()    # the exit closes it
+left.prepare_main(queue=interpreters.create_queue(), k=1)
+left.exec(CODE)
+sys.exit('\\n'.join(problems) or None)
+"""
+
+
+def test_numpy_comes_and_goes():
+    """Memory stays flat, and what interpreters have given away stays as it was."""
+    if not is_there("numpy"):
+        pytest.skip("numpy is not in $RWPYTHON_SITE")
+    done = subprocess.run([PYTHON, "-X", "faulthandler", "-c", CYCLES, SITE], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, timeout=600)
+    assert (done.returncode, done.stderr) == (0, "")
+    # Without giving back it is 730,000 bytes.
+    assert int(done.stdout) < 60_000
+
+
 # Modules of the packages' own tests, and those that can't pass in a subinterpreter.
 OWN_TESTS = {
     "numpy": ["fft/tests", "linalg/tests/test_linalg.py", "_core/tests/test_dtype.py", "_core/tests/test_numeric.py",

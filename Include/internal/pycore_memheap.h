@@ -47,6 +47,7 @@ typedef struct {
     Py_ssize_t released;        // heaps given back to the system
     Py_ssize_t orphans;         // orphans that wait to be adopted
     Py_ssize_t remote;          // blocks freed remotely that owners took back
+    Py_ssize_t remains;         // blocks of ended interpreters that were given back
     Py_ssize_t arenas;          // that heaps hold
     Py_ssize_t spare;           // arenas that stay for whoever needs one next
 } _PyMemHeap_Stats;
@@ -77,6 +78,48 @@ extern void _PyMemHeap_AfterForkChild(void);
    on the new dict of a new interpreter; -1 with an exception set on failure. */
 extern void _PyMemHeap_KeepInterned(PyInterpreterState *interp, PyObject *str);
 extern int _PyMemHeap_InheritInterned(PyInterpreterState *interp, PyObject *dict);
+
+/* --- Remains ---
+
+   An interpreter that has private copies of extension modules is *watched*: when it
+   has ended, all blocks that are left of it are given back, without anything being
+   run for the objects in them.  Not given back is
+     - what was there before, or has gone to another interpreter: whoever gives
+       something away says so
+     - immortal interned strings
+     - what one keeps, between Begin and Free
+   If more of its memory is in others' hands than can be said, nothing is given back.
+   Only what pymalloc manages counts: not what came from PyMem_RawMalloc or malloc. */
+
+/* From now on, until its end.  The caller is attached to it.  Returns 1 if that is
+   new and it has not given anything away yet; then large blocks of malloc that it
+   has already can be named, the beginning of each and its size. */
+extern int _PyMemHeap_Watch(PyInterpreterState *interp);
+extern void _PyMemHeap_WatchLarge(PyInterpreterState *interp, void *block,
+                                  size_t size);
+
+/* The current interpreter gives something away.  Does it have to be said what? */
+extern int _PyMemHeap_MustSayWhatGoes(void);
+
+/* This: the block in which the address lies, of a pool, or at the head of which
+   it lies, of malloc.  Blocks that others allocated are ignored. */
+extern void _PyMemHeap_Goes(const void *address);
+
+/* Something of the current interpreter's is shared, and it can't be said what. */
+extern void _PyMemHeap_SharesUnknown(void);
+
+/* When the interpreter has ended and before its heap is closed.  NULL: nothing can
+   be given back.  The caller is the only one who knows the interpreter, and has no
+   lock. */
+typedef struct _PyMemHeap_Remains _PyMemHeap_Remains;
+extern _PyMemHeap_Remains *_PyMemHeap_BeginRemains(PyInterpreterState *interp);
+/* Keep the block in which the address lies, if it is one of those. */
+extern void _PyMemHeap_KeepBlock(_PyMemHeap_Remains *, const void *address);
+/* Keep all blocks for which there is an address in this memory, and those for which
+   there is one in them, and so on. */
+extern void _PyMemHeap_KeepFrom(_PyMemHeap_Remains *, const void *from,
+                                const void *to);
+extern void _PyMemHeap_FreeRemains(_PyMemHeap_Remains *);
 
 /* The heap that a live block belongs to; NULL if no pymalloc heap holds it.
    Any thread, attached or not. */
@@ -111,6 +154,25 @@ _PyMemHeap_KeepInterned(PyInterpreterState *Py_UNUSED(interp),
 static inline int
 _PyMemHeap_InheritInterned(PyInterpreterState *Py_UNUSED(interp),
                            PyObject *Py_UNUSED(dict)) { return 0; }
+typedef struct _PyMemHeap_Remains _PyMemHeap_Remains;
+static inline int
+_PyMemHeap_Watch(PyInterpreterState *Py_UNUSED(interp)) { return 0; }
+static inline void
+_PyMemHeap_WatchLarge(PyInterpreterState *Py_UNUSED(interp),
+                      void *Py_UNUSED(block), size_t Py_UNUSED(size)) {}
+static inline int _PyMemHeap_MustSayWhatGoes(void) { return 0; }
+static inline void _PyMemHeap_Goes(const void *Py_UNUSED(address)) {}
+static inline void _PyMemHeap_SharesUnknown(void) {}
+static inline _PyMemHeap_Remains *
+_PyMemHeap_BeginRemains(PyInterpreterState *Py_UNUSED(interp)) { return NULL; }
+static inline void
+_PyMemHeap_KeepBlock(_PyMemHeap_Remains *Py_UNUSED(r),
+                     const void *Py_UNUSED(address)) {}
+static inline void
+_PyMemHeap_KeepFrom(_PyMemHeap_Remains *Py_UNUSED(r), const void *Py_UNUSED(from),
+                    const void *Py_UNUSED(to)) {}
+static inline void
+_PyMemHeap_FreeRemains(_PyMemHeap_Remains *Py_UNUSED(r)) {}
 static inline _PyMemHeap *
 _PyMemHeap_Find(const void *Py_UNUSED(block)) { return NULL; }
 static inline _PyMemHeap *_PyMemHeap_Current(void) { return NULL; }

@@ -34,6 +34,7 @@ typedef struct _PyParcel _PyParcel;
 typedef struct _PyParcel_Queue _PyParcel_Queue;
 typedef struct _PyParcel_Home _PyParcel_Home;
 typedef struct _PyParcel_Lent _PyParcel_Lent;
+struct _PyMemHeap_Remains;
 
 
 /* --- Homes --------------------------------------------------------------- */
@@ -66,6 +67,7 @@ struct _PyParcel_Home {
     PyMutex mutex;
     PyInterpreterState *interp;
     _PyParcel_Lent *returned;
+    _PyParcel_Lent *lent;           // all, whoever has them
 
     /* The fields below belong to the interpreter: only a thread that is
        attached to it touches them.  The module that fills them in clears
@@ -97,6 +99,13 @@ struct _PyParcel_Home {
    exit functions, so that items become unbound and waits end when it closes. */
 extern _PyParcel_Home *_PyParcel_NewHome(void);
 extern void _PyParcel_DropHome(_PyParcel_Home *);
+
+/* Cross-interpreter data of the base has been made of the object. */
+extern void _PyParcel_NoteXIData(PyObject *obj);
+
+/* The interpreter has ended: keep what it has lent of its memory. */
+extern void _PyParcel_KeepAllLent(int64_t interpid,
+                                  struct _PyMemHeap_Remains *remains);
 
 /* The handles that the module implements. */
 typedef struct {

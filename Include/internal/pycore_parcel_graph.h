@@ -266,6 +266,7 @@ extern int _PyParcel_ArrayIsExported(PyObject *);
 /* With `move` it stays where it is until Steal, which can't fail. */
 extern _PyParcel_Array *_PyParcel_TakeArray(PyObject *, int move);
 extern void _PyParcel_StealArray(_PyParcel_Array *);
+extern const void *_PyParcel_ArrayMemory(const _PyParcel_Array *);
 extern _PyParcel_Array *_PyParcel_CopyArray(const _PyParcel_Array *);
 extern void _PyParcel_FreeArray(_PyParcel_Array *);
 /* A new array that gets the memory; it can be taken back. */
@@ -323,6 +324,8 @@ extern void _PyParcel_ReleaseResources(_PyParcel_Resource *, Py_ssize_t n);
    stay in the sender; or a copy. */
 extern _PyParcel_Lent *_PyParcel_LendBuffer(_PyParcel_Home *, PyObject *);
 extern _PyParcel_Lent *_PyParcel_CopyBuffer(const Py_buffer *);
+/* The interpreter has ended: keep what is lent. */
+extern void _PyParcel_KeepLent(_PyParcel_Home *, struct _PyMemHeap_Remains *);
 /* Is there one reference only? */
 extern int _PyParcel_LentIsSingle(_PyParcel_Lent *);
 extern void _PyParcel_UnshareBuffers(_PyParcel_Resource *, Py_ssize_t n);

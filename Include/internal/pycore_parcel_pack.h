@@ -17,6 +17,7 @@
 //   parcel_discover.c     reducing what needs Python code
 //   parcel_buffer.c       memory that PickleBuffers hand out
 //   parcel_commit.c       leaving the heap, or being as before
+//   parcel_going.c        which memory goes
 //   parcel_duplicate.c    a copy of a parcel
 //
 // All functions that return an int return -1 for failure: with an exception, or
@@ -894,6 +895,12 @@ extern int _PyPacker_StepApart(packer *p, frame *f);
      && ((WORD) = _PyPacker_HoleAt((P), (FROM))) != 0 ? 0 \
      : _PyPacker_Take((P), *(FROM), (OWNED), &(WORD)))
 extern _PyParcel_Word _PyPacker_HoleAt(packer *p, PyObject **slot);
+
+
+/* --- Which memory goes: parcel_going.c -------------------------------------- */
+
+/* Tells the heap, unless it need not know. */
+extern void _PyParcel_SayWhatGoes(_PyParcel *parcel);
 
 
 /* --- The steps of packing --------------------------------------------------- */

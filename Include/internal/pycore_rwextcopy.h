@@ -59,6 +59,10 @@ extern Py_ssize_t _PyRWExt_ModuleIndex(const PyModuleDef *def);
    alive.  Called with everything collected that the base can collect. */
 extern void _PyRWExt_Sweep(PyInterpreterState *interp);
 
+/* No thread is in the interpreter any more, and nothing will be freed by it:
+   give back the memory to which only the statics of its copies lead. */
+extern void _PyRWExt_FreeRemains(PyInterpreterState *interp);
+
 /* The interpreter is gone: its copies may serve another one. */
 extern void _PyRWExt_Release(PyInterpreterState *interp);
 

@@ -2,6 +2,7 @@
 import gc
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import sysconfig
@@ -467,6 +468,469 @@ class CxxTests(Base):
                 interp.close()
             ''')
         script_helper.assert_python_ok('-c', script)
+
+
+KEEPER_SOURCE = r"""
+#include <Python.h>
+#include <pthread.h>
+
+/* Never freed, as most modules have it. */
+static PyObject *kept[20000];
+static char *memory, *large_memory;
+
+static PyObject *
+keep(PyObject *self, PyObject *list)
+{
+    for (Py_ssize_t i = 0; i < PyList_Size(list); i++) {
+        kept[i] = Py_NewRef(PyList_GetItem(list, i));
+    }
+    memory = PyMem_Malloc(100);
+    large_memory = PyMem_Malloc(5000);
+    return Py_NewRef(Py_None);
+}
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static void *
+wait_for_ever(void *arg)
+{
+    pthread_mutex_lock(&mutex);
+    return arg;
+}
+
+static PyObject *
+make_thread(PyObject *self, PyObject *unused)
+{
+    pthread_t thread;
+    pthread_mutex_lock(&mutex);
+    return PyLong_FromLong(pthread_create(&thread, NULL, wait_for_ever, NULL));
+}
+
+static int exits;
+static _Thread_local PyObject *mine;
+
+extern int __cxa_thread_atexit_impl(void (*)(void *), void *, void *);
+
+static void
+at_thread_exit(void *arg)
+{
+    // Of a dead interpreter that is an address of nothing.
+    exits += ((PyObject *)arg)->ob_type == &PyFloat_Type ? 1 : 1000;
+}
+
+static PyObject *
+leave_for_exit(PyObject *self, PyObject *obj)
+{
+    int had = mine != NULL;
+    mine = Py_NewRef(obj);
+    if (__cxa_thread_atexit_impl(at_thread_exit, mine, &exits) != 0) {
+        return PyErr_NoMemory();
+    }
+    return PyBool_FromLong(had);
+}
+
+static PyObject *
+count_exits(PyObject *self, PyObject *unused)
+{
+    return PyLong_FromLong(exits);
+}
+
+static PyMethodDef methods[] = {
+    {"keep", keep, METH_O}, {"make_thread", make_thread, METH_NOARGS},
+    {"leave_for_exit", leave_for_exit, METH_O},
+    {"count_exits", count_exits, METH_NOARGS}, {0}};
+static PyModuleDef module = {PyModuleDef_HEAD_INIT, "rwkeeper", 0, -1, methods};
+
+PyMODINIT_FUNC PyInit_rwkeeper(void) { return PyModule_Create(&module); }
+"""
+
+
+needs_heaps = unittest.skipIf(
+    not support.with_pymalloc()
+    or os.environ.get('PYTHONMALLOC', '').startswith(('malloc', 'mimalloc')),
+    'only what pymalloc manages is given back')
+
+
+def allocated_blocks():
+    gc.collect()
+    return sys.getallocatedblocks()
+
+
+@support.requires_subprocess()
+class RemainsTests(Base):
+    """What is left of an interpreter is given back, and nothing else is."""
+
+    @classmethod
+    def setUpClass(cls):
+        compiler = (sysconfig.get_config_var('CC') or 'cc').split()
+        if shutil.which(compiler[0]) is None:
+            raise unittest.SkipTest(f'no C compiler: {compiler[0]}')
+        cls.folder = tempfile.mkdtemp()
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        source = os.path.join(cls.folder, 'source.c')
+        with open(source, 'w') as file:
+            file.write(KEEPER_SOURCE)
+        include = [os.path.dirname(sysconfig.get_config_h_filename()),
+                   os.path.join(sysconfig.get_config_var('srcdir') or '.', 'Include'),
+                   sysconfig.get_path('include'), sysconfig.get_path('platinclude')]
+        done = subprocess.run(
+            [*compiler, '-shared', '-fPIC', '-w', source,
+             *(f'-I{path}' for path in include),
+             '-o', os.path.join(cls.folder, 'rwkeeper.so')],
+            capture_output=True, text=True, timeout=support.LONG_TIMEOUT)
+        if done.returncode != 0:
+            raise unittest.SkipTest(f'can\'t compile C: {done.stderr[-500:]}')
+        # The first interpreter that imports it leaves what the process keeps.
+        cls.load_twice(cls)
+
+    def load_twice(self):
+        for _ in range(2):
+            interp = interpreters.create()
+            interp.exec(f'import sys; sys.path.insert(0, {self.folder!r})\n'
+                        'import rwkeeper')
+            interp.close()
+
+    def start(self):
+        interp = self.create()
+        self.queue = interpreters.create_queue()
+        interp.prepare_main(queue=self.queue)
+        interp.exec(f'import sys; sys.path.insert(0, {self.folder!r})\n'
+                    'import rwkeeper')
+        return interp
+
+    KEEP = textwrap.dedent("""
+        rwkeeper.keep([str(i) * 3 for i in range(10_000)]
+                      + ['x' * 1000 + str(i) for i in range(1000)])
+        """)
+
+    def keep_and_close(self, more=''):
+        interp = self.start()
+        interp.exec(self.KEEP + textwrap.dedent(more))
+        interp.close()
+
+    def growth(self, cycle, n=5):
+        """Blocks for each cycle.  The median, because the first interpreter in a
+        heap leaves its interned strings there."""
+        cycle()
+        counts = [allocated_blocks()]
+        for _ in range(n):
+            cycle()
+            counts.append(allocated_blocks())
+        return statistics.median(b - a for a, b in zip(counts, counts[1:]))
+
+    @needs_heaps
+    def test_what_statics_hold_is_given_back(self):
+        self.assertLess(self.growth(self.keep_and_close), 100)
+
+    @needs_heaps
+    def test_memory_is_given_back(self):
+        # In bytes, malloc's blocks included: 2 MB are kept each time.
+        script = textwrap.dedent(f"""
+            import interpreters
+            def cycle():
+                interp = interpreters.create()
+                interp.exec({f'import sys; sys.path.insert(0, {self.folder!r})'!r}
+                            + '\\nimport rwkeeper\\n' + {self.KEEP!r})
+                interp.close()
+            def resident():
+                with open('/proc/self/statm') as file:
+                    return int(file.read().split()[1]) * 4096
+            for _ in range(5):
+                cycle()
+            before = resident()
+            for _ in range(20):
+                cycle()
+            print((resident() - before) // 20)
+            """)
+        out = script_helper.assert_python_ok('-c', script).out
+        self.assertLess(int(out), 100_000)
+
+    # What goes to another interpreter, and what it has to be there.
+    GIVEN = [
+        ('12345678901234567890123', '12345678901234567890123'),
+        ('1.5', '1.5'),
+        ('"ascii" * 200', '"ascii" * 200'),
+        ('"\\xe4\\u20ac" + str(7)', '"\\xe4\\u20ac7"'),
+        ('bytes(range(256)) * 10', 'bytes(range(256)) * 10'),
+        ('bytearray(b"abc" * 300)', 'bytearray(b"abc" * 300)'),
+        ('range(10**20, 10**20 + 5)', 'range(10**20, 10**20 + 5)'),
+        ('[str(i) for i in range(1000)]', '[str(i) for i in range(1000)]'),
+        ('{str(i): i + 1000 for i in range(500)}',
+         '{str(i): i + 1000 for i in range(500)}'),
+        ('{i + 1000: (i + .5, [i + 2000]) for i in range(500)}',
+         '{i + 1000: (i + .5, [i + 2000]) for i in range(500)}'),
+        ('{str(i) for i in range(500)}', '{str(i) for i in range(500)}'),
+        ('frozenset({"a1", (2.5, "b1")})', 'frozenset({"a1", (2.5, "b1")})'),
+        ('slice(1000, 2000, 3000)', 'slice(1000, 2000, 3000)'),
+        ('3.5 + 4j', '3.5 + 4j'),
+        ('__import__("array").array("d", range(1000))',
+         '__import__("array").array("d", range(1000))'),
+        ('__import__("fractions").Fraction(1000, 1001)',
+         '__import__("fractions").Fraction(1000, 1001)'),
+        ('[__import__("types").SimpleNamespace(a=i + .5) for i in range(300)]',
+         '[__import__("types").SimpleNamespace(a=i + .5) for i in range(300)]'),
+    ]
+
+    def check_given(self, send):
+        import array, fractions, types       # not by the first that arrives
+        got = []
+        interp = self.start()
+        for made, _ in self.GIVEN:
+            interp.exec(self.KEEP + send.format(made))
+            got.append(self.queue.get(timeout=support.SHORT_TIMEOUT))
+        interp.close()
+        for _ in range(20):
+            self.keep_and_close()
+        for obj, (_, expected) in zip(got, self.GIVEN, strict=True):
+            with self.subTest(expected):
+                self.assertEqual(obj, eval(expected))
+        del got, obj
+
+    def test_copies_that_were_given_stay(self):
+        self.check_given('\nobj = {}\nqueue.put(obj)')
+
+    def test_moved_objects_stay(self):
+        self.check_given('\nfrom interpreters import move\nqueue.put(move({}))')
+
+    def test_instances_of_python_classes_stay(self):
+        from test import rwparcels_random as graphs
+        for kind in 'queue.put(graph)', 'queue.put(move(graph))':
+            interp = self.start()
+            got = []
+            for i in range(30):
+                interp.exec(self.KEEP + textwrap.dedent(f"""
+                    from interpreters import move
+                    from test import rwparcels_random as graphs
+                    graph = graphs.make_graph(7, {i})
+                    {kind}
+                    del graph
+                    """))
+                got.append(self.queue.get(timeout=support.SHORT_TIMEOUT))
+            interp.close()
+            for _ in range(5):
+                self.keep_and_close()
+            for i, graph in enumerate(got):
+                self.assertEqual(graphs.describe(graph),
+                                 graphs.describe(graphs.make_graph(7, i)))
+            del graph, got
+
+    def test_results_of_calls_stay(self):
+        interp = self.start()
+        interp.exec(self.KEEP)
+        got = [interp.call(float, '2.5'), interp.call(list, 'abc'),
+               interp.call(dict, a='b' * 600)]
+        interp.close()
+        for _ in range(20):
+            self.keep_and_close()
+        self.assertEqual(got, [2.5, ['a', 'b', 'c'], {'a': 'b' * 600}])
+
+    def test_given_before_the_first_copy(self):
+        # Nobody has noted it then.
+        interp = self.create()
+        queue = interpreters.create_queue()
+        interp.prepare_main(queue=queue)
+        interp.exec('queue.put([str(i) for i in range(1000)])')
+        got = queue.get(timeout=support.SHORT_TIMEOUT)
+        interp.exec(f'import sys; sys.path.insert(0, {self.folder!r})\n'
+                    'import rwkeeper\n' + self.KEEP)
+        interp.close()
+        for _ in range(5):
+            self.keep_and_close()
+        self.assertEqual(got, [str(i) for i in range(1000)])
+
+    def test_unopened_parcels_stay(self):
+        # In a queue they would go with their sender.
+        from test import rwparcels_random as graphs
+        interp = self.start()
+        interp.exec(self.KEEP + textwrap.dedent("""
+            from interpreters import move, pack
+            from test import rwparcels_random as graphs
+            for i in range(100):
+                graph = graphs.make_graph(8, i)
+                queue.put(pack(move(graph) if i % 2 else graph))
+            del graph
+            """))
+        parcels = [self.queue.get(timeout=support.SHORT_TIMEOUT)
+                   for _ in range(100)]
+        interp.close()
+        for _ in range(10):
+            self.keep_and_close()
+        for i, parcel in enumerate(parcels):
+            self.assertEqual(graphs.describe(parcel.open()),
+                             graphs.describe(graphs.make_graph(8, i)))
+
+    def test_parcels_can_be_dropped_later(self):
+        # That frees blocks of the heap of an interpreter that has ended.
+        interp = self.start()
+        interp.exec(self.KEEP + textwrap.dedent("""
+            from interpreters import move, pack
+            from test import rwparcels_random as graphs
+            for i in range(100):
+                graph = graphs.make_graph(9, i)
+                queue.put(pack(move(graph) if i % 2 else graph))
+                queue.put(graphs.make_graph(9, i))
+            del graph
+            """))
+        parcels = [self.queue.get(timeout=support.SHORT_TIMEOUT)
+                   for _ in range(100)]     # the others are left there
+        interp.close()
+        self.keep_and_close()
+        del parcels
+        self.queue = None
+        for _ in range(5):
+            self.keep_and_close()
+
+    def test_lent_memory_stays(self):
+        interp = self.start()
+        interp.exec(self.KEEP + textwrap.dedent("""
+            import array
+            queue.put(memoryview(bytearray(range(100))))
+            queue.put(memoryview(bytes(range(256)) * 10)[7:])
+            queue.put(memoryview(array.array('i', range(1000))))
+            """))
+        views = [self.queue.get(timeout=support.SHORT_TIMEOUT) for _ in range(3)]
+        interp.close()
+        for _ in range(20):
+            self.keep_and_close()
+        self.assertEqual(views[0].tolist(), list(range(100)))
+        self.assertEqual(views[1].tobytes(), (bytes(range(256)) * 10)[7:])
+        self.assertEqual(views[2].tolist(), list(range(1000)))
+
+    def test_statics_of_others_stay(self):
+        # The interpreter that first imports _datetime makes the tuples of its
+        # types' bases, which the process then has.
+        script = textwrap.dedent(f"""
+            import interpreters, sys
+            assert '_datetime' not in sys.modules
+            def cycle():
+                interp = interpreters.create()
+                interp.exec({f'import sys; sys.path.insert(0, {self.folder!r})'!r}
+                            + '\\nimport rwkeeper, datetime\\n' + {self.KEEP!r})
+                interp.close()
+            for _ in range(5):
+                cycle()
+            import datetime
+            print(datetime.datetime.__mro__, datetime.timezone.__bases__)
+            """)
+        out = script_helper.assert_python_ok('-c', script).out.decode()
+        self.assertEqual(out.strip(),
+                         "(<class 'datetime.datetime'>, <class 'datetime.date'>, "
+                         "<class 'object'>) (<class 'datetime.tzinfo'>,)")
+
+    @needs_heaps
+    def test_nothing_is_given_back_while_a_thread_of_its_code_runs(self):
+        # It can't be known what the thread has.
+        grown = self.growth(lambda: self.keep_and_close('rwkeeper.make_thread()'), 3)
+        self.assertGreater(grown, 10_000)
+
+    def test_thread_exit_after_the_interpreter_s_end(self):
+        results = []
+        def work():
+            for _ in range(2):
+                interp = self.start()
+                interp.exec(self.KEEP + 'queue.put(rwkeeper.leave_for_exit(2.5))')
+                # The second time it is a new variable again.
+                results.append(self.queue.get(timeout=support.SHORT_TIMEOUT))
+                interp.close()
+        with threading_helper.start_threads([threading.Thread(target=work)]):
+            pass
+        self.assertEqual(results, [False, False])
+        interp = self.start()
+        interp.exec('queue.put(rwkeeper.count_exits())')
+        self.assertEqual(self.queue.get(timeout=support.SHORT_TIMEOUT), 0)
+
+    def test_thread_exit_before_the_interpreter_s_end(self):
+        interp = self.start()
+        thread = interp.call_in_thread(exec, 'import rwkeeper; '
+                                             'rwkeeper.leave_for_exit(2.5)')
+        thread.join()
+        # join() may be back before the thread has run its destructors.
+        for _ in support.sleeping_retry(support.SHORT_TIMEOUT):
+            interp.exec('queue.put(rwkeeper.count_exits())')
+            if self.queue.get(timeout=support.SHORT_TIMEOUT) == 1:
+                break
+
+    @needs_heaps
+    def test_given_back_and_forth(self):
+        # What comes back by the remote list is no longer given.
+        def cycle():
+            interp = self.start()
+            interp.exec(self.KEEP + 'queue.put([str(i) for i in range(3000)])')
+            got = self.queue.get(timeout=support.SHORT_TIMEOUT)
+            interp.close()
+            self.assertEqual(got[2999], '2999')
+        self.assertLess(self.growth(cycle), 300)
+
+    def test_tracemalloc(self):
+        # It has names of files that are in the interpreter's heap.
+        script = textwrap.dedent(f"""
+            import interpreters, tracemalloc
+            tracemalloc.start()
+            for _ in range(5):
+                interp = interpreters.create()
+                interp.exec({f'import sys; sys.path.insert(0, {self.folder!r})'!r}
+                            + '\\nimport rwkeeper\\n' + {self.KEEP!r})
+                interp.close()
+            top = tracemalloc.take_snapshot().statistics('filename')
+            assert all(isinstance(one.traceback[0].filename, str) for one in top)
+            """)
+        script_helper.assert_python_ok('-c', script)
+
+    @threading_helper.requires_working_threading()
+    def test_many_at_once(self):
+        errors = []
+        def work():
+            try:
+                for i in range(5):
+                    interp = interpreters.create()
+                    queue = interpreters.create_queue()
+                    interp.prepare_main(queue=queue)
+                    interp.exec(f'import sys; sys.path.insert(0, {self.folder!r})\n'
+                                'import rwkeeper\n' + self.KEEP
+                                + 'queue.put([str(i) for i in range(2000)])')
+                    got = queue.get(timeout=support.LONG_TIMEOUT)
+                    interp.close()
+                    self.assertEqual(got, [str(i) for i in range(2000)])
+            except BaseException as exc:
+                errors.append(exc)
+        with threading_helper.start_threads(
+                threading.Thread(target=work) for _ in range(4)):
+            pass
+        self.assertEqual(errors, [])
+
+    @support.requires_fork()
+    def test_fork(self):
+        script = textwrap.dedent(f"""
+            import interpreters, os
+            code = ({f'import sys; sys.path.insert(0, {self.folder!r})'!r}
+                    + '\\nimport rwkeeper\\n' + {self.KEEP!r})
+            interp = interpreters.create()
+            interp.exec(code)
+            got = interp.call(eval, '[str(i) for i in range(1000)]')
+            pid = os.fork()
+            if pid == 0:
+                for _ in range(3):
+                    other = interpreters.create()
+                    other.exec(code)
+                    other.close()
+                os._exit(got != [str(i) for i in range(1000)])
+            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            """)
+        self.assertEqual(script_helper.assert_python_ok('-c', script).out.strip(),
+                         b'0')
+
+    def test_exit_with_open_interpreters(self):
+        script = textwrap.dedent(f"""
+            import interpreters
+            kept = [interpreters.create() for _ in range(3)]
+            for interp in kept:
+                interp.exec({f'import sys; sys.path.insert(0, {self.folder!r})'!r}
+                            + '\\nimport rwkeeper\\n' + {self.KEEP!r})
+            got = kept[0].call(eval, '[str(i) for i in range(1000)]')
+            print('end')
+            """)
+        done = script_helper.assert_python_ok('-c', script)
+        self.assertEqual((done.out.strip(), done.err), (b'end', b''))
 
 
 if __name__ == '__main__':
