@@ -91,6 +91,21 @@ PyAPI_FUNC(Py_ssize_t) _PyMemHeap_Pending(_PyMemHeap *heap);
 
 PyAPI_FUNC(void) _PyMemHeap_GetStats(_PyMemHeap_Stats *stats);
 
+/* Called by the default raw allocator, with or without a thread state, before
+   malloc() gets `size` bytes or `old`, a block or NULL, grows to them: give as much
+   of the arenas that stay back to the system, so that they don't add to the peak. */
+extern void _PyMemHeap_MakeRoom(void *old, size_t size);
+
+#define _PyMemHeap_LARGE    ((size_t)1 << 17)   // from here on glibc may ask the system for each
+
+static inline void
+_PyMemHeap_BeforeMalloc(void *old, size_t size)
+{
+    if (size >= _PyMemHeap_LARGE) {
+        _PyMemHeap_MakeRoom(old, size);
+    }
+}
+
 #else   // !WITH_PYMALLOC
 
 static inline int
@@ -116,6 +131,8 @@ _PyMemHeap_GetStats(_PyMemHeap_Stats *stats)
 {
     *stats = (_PyMemHeap_Stats){0};
 }
+static inline void
+_PyMemHeap_BeforeMalloc(void *Py_UNUSED(old), size_t Py_UNUSED(size)) {}
 
 #endif  // !WITH_PYMALLOC
 

@@ -6,15 +6,14 @@ more on a machine that does other things too.  Where pyperformance_compare.py sh
 row that is slower, this tells whether the build has more to do there: it counts the
 instructions of one round of the benchmark, in user mode, which hardly scatter.
 
-Usage (with a Python that has pyperformance):
-    PYTHON Tools/bench/pyperf_instructions.py --stock PYTHON --this PYTHON \\
+Usage:
+    python Tools/bench/pyperf_instructions.py --stock PYTHON --this PYTHON \\
         json_dumps:3 pathlib:2 scimark.2:1
-    PYTHON Tools/bench/pyperf_instructions.py --results build/bench/pyperformance [NAME...]
+    python Tools/bench/pyperf_instructions.py --results build/bench/pyperformance [NAME...]
 
 The second form takes both builds, and every benchmark with as many loops as take 50 ms,
-from what pyperformance_compare.py has left there (venv-this/bin/python has pyperformance):
-an hour or two.  PYTHON is that of a virtual environment that has pyperf and what the
-benchmark needs.  After the dot: which of a script's benchmarks, from 0; after the colon:
+from what pyperformance_compare.py has left there: an hour or two.  PYTHON is that of a
+virtual environment that has pyperformance and what the benchmark needs.  After the dot: which of a script's benchmarks, from 0; after the colon:
 how many loops make a round (default: 1); where a loop is short, take more, so that the
 difference to start-up and imports is clear.  Needs valgrind; a round takes about 50 times
 as long under it.
@@ -34,12 +33,20 @@ import statistics
 import subprocess
 import sys
 
-from pyperformance import _manifest
+from pyperformance_compare import LIST
 
 TIMEOUT = 900
 
 
-def count(python, benchmark, task, loops):
+def commands(python):
+    """{benchmark: [script, its options...]}
+
+    Each build has its own: coverage asks whether a file belongs to a library."""
+    found = subprocess.run([python, "-c", LIST], check=True, capture_output=True, text=True)
+    return json.loads(found.stdout)
+
+
+def count(python, command, task, loops):
     """Instructions of a whole process that does this many loops."""
     env = {name: value for name, value in os.environ.items()
            if not name.startswith("PYTHON")}
@@ -49,7 +56,7 @@ def count(python, benchmark, task, loops):
                              "glibc.cpu.x86_rep_movsb_threshold=1000000000")
     result = subprocess.run(
         ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null",
-         python, benchmark.runscript, *benchmark.extra_opts, "--worker",
+         python, *command, "--worker",
          f"--worker-task={task}", "-w", "0", "-n", "1", "-l", str(loops)],
         env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         timeout=TIMEOUT)
@@ -88,30 +95,28 @@ def main():
         options.names = list(shown)
     if not (options.stock and options.this and options.names):
         parser.error("needs --results, or --stock, --this and names")
-    manifest = _manifest.load_manifest(None)
-    benchmarks = {benchmark.name: benchmark for benchmark in manifest.benchmarks}
+    known = {python: commands(python) for python in (options.stock, options.this)}
     print(f"{'benchmark':<28}{'stock':>10}{'this':>10}{'stock / this':>14}")
     ratios, failed = [], []
     for arg in options.names:
         name, _, loops = arg.partition(":")
         name, _, task = name.partition(".")
-        benchmark = benchmarks.get(name)
-        if benchmark is None:
+        if name not in known[options.stock]:
             parser.error(f"no such benchmark: {name}")
         loops, task = int(loops or 1), int(task or 0)
-        name = shown.get(arg, f"{name}.{task}" if task else name)
+        row = shown.get(arg, f"{name}.{task}" if task else name)
         try:
-            stock, this = [count(python, benchmark, task, 2 * loops)
-                           - count(python, benchmark, task, loops)
+            stock, this = [count(python, known[python][name], task, 2 * loops)
+                           - count(python, known[python][name], task, loops)
                            for python in (options.stock, options.this)]
             if min(stock, this) < 100_000:
                 raise RuntimeError("does its work in other processes")
         except (RuntimeError, subprocess.TimeoutExpired) as exc:
-            print(f"{name}: {exc}", file=sys.stderr, flush=True)
-            failed.append(name)
+            print(f"{row}: {exc}", file=sys.stderr, flush=True)
+            failed.append(row)
             continue
         ratios.append(stock / this)
-        print(f"{name:<28}{stock / 1e6:>10.2f}{this / 1e6:>10.2f}"
+        print(f"{row:<28}{stock / 1e6:>10.2f}{this / 1e6:>10.2f}"
               f"{stock / this:>14.4f}", flush=True)
     if ratios:
         print(f"{len(ratios)} benchmarks, geometric mean "

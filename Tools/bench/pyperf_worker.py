@@ -18,6 +18,7 @@ second does the same work, and what it finds is thrown away.  CPU time is then t
 the first one's thread.
 """
 import argparse
+import builtins
 import json
 import os
 import resource
@@ -90,7 +91,8 @@ def run(argv, out, inside=False):
     sys.path[0] = os.path.dirname(os.path.abspath(argv[0]))
     observe(Clock(time.thread_time if inside else process_cpu), found)
     try:
-        runpy.run_path(argv[0], run_name="__main__")
+        # As in a program that is started: sphinx replaces functions in __builtins__.
+        runpy.run_path(argv[0], {"__builtins__": builtins}, run_name="__main__")
     except SystemExit as exc:
         if exc.code:
             raise RuntimeError(f"exit status {exc.code}") from None

@@ -45,14 +45,14 @@ import sys
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-PACKAGES = ["pyperformance==1.14.0", "pyperf==2.11.0", "psutil"]
+PACKAGES = ["pyperformance==1.14.0", "pyperf==2.11.0", "psutil", "setuptools<81"]   # django: distutils
 ROLES = ["against", "this"]
 SLOWER = 1 / 1.03           # the goal: no benchmark is slower than this
 CONFIDENCE = 0.99           # of the interval of one benchmark
 MEAN_CONFIDENCE = 0.95      # of the mean's
 CPU_BOUND = 0.9             # CPU time per elapsed time, from which on CPU time is compared
 PROCESS_SECONDS = 0.4       # what the values of one process may take
-LONG = 5.0                  # from so many seconds for one loop on, no warm-up
+LONG = 2.0                  # from so many seconds for one loop on, no warm-up
 
 LIST = """
 import json, sys
@@ -106,15 +106,18 @@ class Build:
              *args], env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True)
         return done.stderr.strip().splitlines()[-1] if done.returncode else None
 
+    @functools.cached_property
     def commands(self):
-        """{benchmark: [script, its options...]}"""
+        """{benchmark: [script, its options...]}
+
+        Each build has its own: coverage asks whether a file belongs to a library."""
         found = subprocess.run([self.venv_python, "-c", LIST], check=True,
                                capture_output=True, text=True, env=environment())
         return json.loads(found.stdout)
 
-    def require(self, script):
+    def require(self, name):
         """Install what a benchmark needs.  Return why that isn't to be had, or None."""
-        wanted = pathlib.Path(script).parent / "requirements.txt"
+        wanted = pathlib.Path(self.commands[name][0]).parent / "requirements.txt"
         if not wanted.exists():
             return None
         mark = self.venv / f"has-{wanted.parent.name}"
@@ -122,11 +125,11 @@ class Build:
             mark.write_text(self.pip("-r", wanted) or "")
         return mark.read_text() or None
 
-    def work(self, command, task, options, limit, seed=0):
+    def work(self, name, task, options, limit, seed=0):
         """Run one worker; return what pyperf_worker.py found."""
         file = self.out / "worker.json"
         file.unlink(missing_ok=True)
-        script, *more = command
+        script, *more = self.commands[name]
         argv = [self.venv_python, HERE / "pyperf_worker.py", f"--inside={self.inside}",
                 "--out", file, script, *more, "--worker", f"--worker-task={task}", *options]
         try:
@@ -143,22 +146,22 @@ class Build:
 class Row:
     """A benchmark as pyperf sees it (a script can have several), and how it is run."""
 
-    def __init__(self, plan, out):
-        self.plan = plan
+    def __init__(self, benchmark, plan, out):
+        self.benchmark, self.plan = benchmark, plan
         self.name = plan["name"]
         self.file = out / "runs" / f"{self.name}.jsonl"
         self.pairs = []
         if self.file.exists():
             self.pairs = [json.loads(line) for line in self.file.read_text().splitlines()]
 
-    def measure(self, builds, command, limit):
+    def measure(self, builds, limit):
         """One more pair."""
         number = len(self.pairs)
         plan = self.plan
         options = [f"-w{plan['warmups']}", f"-n{plan['values']}", f"-l{plan['loops']}"]
         pair = {}
         for build in builds if number % 2 else builds[::-1]:
-            found = build.work(command, plan["task"], options, limit, seed=number)
+            found = build.work(self.benchmark, plan["task"], options, limit, seed=number)
             values = [(wall / loops, None if cpu is None else cpu / loops)
                       for loops, wall, cpu in found["calls"][plan["warmups"]:]]
             pair[build.role] = {"values": values, "memory": found["memory"]}
@@ -168,11 +171,11 @@ class Row:
             print(json.dumps(pair), file=file)
 
 
-def plan_benchmark(build, command, limit):
+def plan_benchmark(build, benchmark, limit):
     """[how to run it] for each benchmark of a script: loops of 0.1 s or more."""
     plans = []
     while True:
-        found = build.work(command, len(plans), ["-w0", "-n1", "--calibrate-loops"], limit)
+        found = build.work(benchmark, len(plans), ["-w0", "-n1", "--calibrate-loops"], limit)
         if not found["calls"]:
             return plans
         loops, wall, _ = found["calls"][-1]
@@ -181,14 +184,14 @@ def plan_benchmark(build, command, limit):
                       "warmups": int(wall < LONG)})
 
 
-def plan_all(build, commands, options):
+def plan_all(build, names, options):
     """{benchmark: its plans, or why it can't be run}; kept from the last time."""
     file = options.out / "plan.json"
     plans = json.loads(file.read_text()) if file.exists() else {}
-    for name, command in commands.items():
+    for name in names:
         if not isinstance(plans.get(name), list):
             try:
-                plans[name] = plan_benchmark(build, command, options.limit)
+                plans[name] = plan_benchmark(build, name, options.limit)
             except Failed as exc:
                 plans[name] = str(exc)
             log(f"planned {name}: {plans[name]}")
@@ -202,45 +205,50 @@ def measure_all(options):
     options.out.mkdir(parents=True, exist_ok=True)
     for build in builds:
         build.prepare()
-    commands = builds[0].commands()
-    names = options.benchmarks.split(",") if options.benchmarks else list(commands)
-    if unknown := set(names) - set(commands):
-        sys.exit(f"no such benchmark: {' '.join(unknown)}; there are: {' '.join(commands)}")
+    known = builds[0].commands
+    names = options.benchmarks.split(",") if options.benchmarks else list(known)
+    if unknown := set(names) - set(known):
+        sys.exit(f"no such benchmark: {' '.join(unknown)}; there are: {' '.join(known)}")
     left_out = {}
     for name in names:
         for build in builds:
-            if why := build.require(commands[name][0]):
+            if why := build.require(name):
                 left_out[name] = why
-    commands = {name: commands[name] for name in names if name not in left_out}
-    if options.prepare_only:
-        return
-    plans = plan_all(builds[0], commands, options)
-    rows = [(Row(plan, options.out), name) for name in commands
-            if isinstance(plans[name], list) for plan in plans[name]]
-    left_out |= {name: plans[name] for name in commands if not isinstance(plans[name], list)}
-    deadline = time.monotonic() + 60 * options.minutes
-    while True:
-        undecided = [(row, name) for row, name in rows
-                     if name not in left_out and not Judged(row).decided(options.pairs)]
-        undecided.sort(key=lambda entry: len(entry[0].pairs))
-        if undecided:
-            log(f"{len(undecided)} of {len(rows)} are to be measured, with "
-                f"{len(undecided[0][0].pairs)} pairs or more;"
-                f" {(deadline - time.monotonic()) / 60:.0f} minutes left")
-        for row, name in undecided:
-            if time.monotonic() > deadline:
-                break
-            try:
-                row.measure(builds, commands[name], options.limit)
-            except Failed as exc:
-                left_out[name] = str(exc)
-                log(f"{row.name}: {exc}")
-        else:
-            if undecided:
-                continue
-        break
+    if not options.prepare_only:
+        plans = plan_all(builds[0], [name for name in names if name not in left_out], options)
+        rows = []
+        for name in names:
+            if isinstance(plans.get(name), list):
+                rows += [Row(name, plan, options.out) for plan in plans[name]]
+            elif name in plans:
+                left_out[name] = plans[name]
+        measure_rows(rows, builds, left_out, options)
     for name, why in left_out.items():
         log(f"left out: {name}: {why}")
+
+
+def measure_rows(rows, builds, left_out, options):
+    """A pair of each, again and again, until all are decided or time is over."""
+    last = time.monotonic()
+    deadline = last + 60 * options.minutes
+    while True:
+        undecided = [row for row in rows if row.benchmark not in left_out
+                     and not Judged(row).decided(options.pairs)]
+        if not undecided:
+            return
+        for row in sorted(undecided, key=lambda row: len(row.pairs)):
+            now = time.monotonic()
+            if now > deadline:
+                return
+            if now - last > 20:
+                last = now
+                log(f"{len(undecided)} of {len(rows)} are not decided; pair {len(row.pairs) + 1} of "
+                    f"{row.name}; {(deadline - now) / 60:.0f} minutes left")
+            try:
+                row.measure(builds, options.limit)
+            except Failed as exc:
+                left_out[row.benchmark] = str(exc)
+                log(f"{row.name}: {exc}")
 
 
 # --- Statistics ------------------------------------------------------------------
@@ -323,7 +331,7 @@ def bound(number):
 def report(out, only=()):
     """The table, and what make bench-report reads."""
     plans = json.loads((out / "plan.json").read_text())
-    rows = [Judged(Row(plan, out)) for name, benchmarks in plans.items()
+    rows = [Judged(Row(name, plan, out)) for name, benchmarks in plans.items()
             if isinstance(benchmarks, list) and (not only or name in only)
             for plan in benchmarks]
     rows = sorted((row for row in rows if row.pairs), key=lambda row: row.speed)
