@@ -376,7 +376,7 @@ def draw_suite(table):
     axes.set_yticks(range(len(rows)), [row['name'] for row in rows], fontsize=6)
     axes.set_ylim(-1, len(rows))
     axes.grid(axis='y', visible=False)
-    axes.set_xlabel('speed, stock = 1; more is better; the lines are 99 % intervals')
+    axes.set_xlabel('speed, stock = 1; more is better; the lines are 95 % intervals')
     return finish(figure, 'pyperformance', 'pyperformance against stock')
 
 
