@@ -234,23 +234,36 @@ map_set_arena(uintptr_t arena, struct _PyMemHeap *heap)
 
    An arena that is given back to the system and asked for again costs a system
    call, and a page fault and the clearing of each of its pages.  Messages do that
-   all the time: a graph is built, sent, used and dropped.  So some arenas stay, for
-   any heap.  A process that is not small gets them in pairs, aligned so that the
+   all the time: a graph is built, sent, used and dropped.  So in a process that does
+   so some arenas stay, for any heap, and new ones come in pairs, aligned so that the
    system can map a pair as one huge page (2 MiB on most machines): fewer faults, and
    fewer misses in the TLB.
+
+   What stays, and a huge page of which little is used, must not add to a peak that
+   the process would have had without it:
+   - It begins when a process that has given back a number of arenas asks for one
+     again.  Most programs never do; theirs are handled as in the base.
+   - Large blocks, which come from malloc, first take from what stays.
 
    None of this is done for arenas of an allocator that somebody has set. */
 
 #define SPARE_ARENAS        64      // so many stay: glibc's malloc has the same limit
-#define SMALL_PROCESS       8       // arenas that are asked for one by one
+#define MANY_GIVEN_BACK     8       // who takes more after so many, does so again and again
 
 static struct {
     Py_ssize_t taken;               // arenas that heaps hold
+    int given_back;                 // arenas, until some stay
+    bool stay;
     int n;
     void *spare[SPARE_ARENAS];
+    size_t large;                   // bytes of large blocks that took nothing yet
 } arenas_kept;                      // guarded by memheaps.mutex
 
 #ifdef ARENAS_USE_MMAP
+
+#ifdef __linux__
+#  include <malloc.h>                           // malloc_usable_size()
+#endif
 
 static inline int
 arenas_are_ours(void)
@@ -298,7 +311,8 @@ memheap_alloc_arena(void)
     if (arenas_kept.n > 0) {
         arena = arenas_kept.spare[--arenas_kept.n];
     }
-    else if (arenas_kept.taken >= SMALL_PROCESS) {
+    else if (arenas_kept.stay || arenas_kept.given_back >= MANY_GIVEN_BACK) {
+        arenas_kept.stay = true;
         arena = alloc_pair();
         if (arena != NULL) {
             arenas_kept.spare[arenas_kept.n++] = (char *)arena + ARENA_SIZE;
@@ -319,16 +333,50 @@ memheap_free_arena(void *arena)
     }
     else if (arena != NULL) {
         arenas_kept.taken--;
-        if (arenas_kept.n < SPARE_ARENAS) {
+        if (arenas_kept.stay && arenas_kept.n < SPARE_ARENAS) {
             arenas_kept.spare[arenas_kept.n++] = arena;
         }
         else {
+            arenas_kept.given_back += !arenas_kept.stay;
             _PyMem_ArenaFree(NULL, arena, ARENA_SIZE);
         }
     }
 }
 
+void
+_PyMemHeap_MakeRoom(void *old, size_t size)
+{
+    void *unused[SPARE_ARENAS];
+    int n = 0;
+#ifdef __linux__
+    size_t had = malloc_usable_size(old);
 #else
+    size_t had = old != NULL ? size : 0;        // it isn't known
+#endif
+    // new_arena() comes here with the mutex held when its own table is large.
+    if (_PyMutex_LockTimed(&memheaps.mutex, 0, _Py_LOCK_DONT_DETACH) != PY_LOCK_ACQUIRED) {
+        return;
+    }
+    arenas_kept.large += size > had ? size - had : 0;
+    while (arenas_kept.n > 0 && arenas_kept.large >= ARENA_SIZE) {
+        arenas_kept.large -= ARENA_SIZE;
+        unused[n++] = arenas_kept.spare[--arenas_kept.n];
+    }
+    if (arenas_kept.n == 0) {
+        arenas_kept.large = 0;
+    }
+    memheaps_unlock();
+    while (n > 0) {
+        _PyMem_ArenaFree(NULL, unused[--n], ARENA_SIZE);
+    }
+}
+
+#else
+
+void
+_PyMemHeap_MakeRoom(void *Py_UNUSED(old), size_t Py_UNUSED(size))
+{
+}
 
 static void *
 memheap_alloc_arena(void)

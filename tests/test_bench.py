@@ -158,6 +158,85 @@ def test_a_script_that_fails_does_not_stop_the_others(tmp_path):
     assert results(tmp_path / "one_thread_time.json")
 
 
+def test_pyperformance_table(tmp_path):
+    """Pairs with known quotients: who is slower, who is not, of whom it isn't known."""
+    speeds = {"even": [1.0, 1.01, 0.99] * 4, "slow": [0.9, 0.91, 0.92, 0.89] * 3, "few": [0.9, 1.1],
+              "waits": [1.0] * 8}
+    (tmp_path / "plan.json").write_text(json.dumps(
+        {"all": [{"name": name, "task": 0} for name in speeds], "none": "it could not be run"}))
+    (tmp_path / "runs").mkdir()
+    for name, quotients in speeds.items():
+        cpu = 0.1 if name == "waits" else 1.0
+        (tmp_path / "runs" / f"{name}.jsonl").write_text("".join(
+            json.dumps({"against": {"values": [[2.0, 2 * cpu], [9.0, 9 * cpu]], "memory": 1000},
+                        "this": {"values": [[8.0, 8 * cpu], [2 / q, 2 / q * cpu]], "memory": 1020}}) + "\n"
+            for q in quotients))
+    printed = run("pyperformance_compare", "--report-only", "--out", tmp_path)
+    assert "more than 3 % slower: slow\n" in printed and "not decided: few\n" in printed
+    table = json.loads((tmp_path / "table.json").read_text())
+    rows = {row["name"]: row for row in table["rows"]}
+    assert rows.keys() == speeds.keys() and table["memory"] == pytest.approx(1.02)
+    assert rows["even"]["speed"] == pytest.approx(1, abs=1e-3) and 0.985 < rows["even"]["low"] < 1
+    assert 1 < rows["even"]["high"] < 1.015 and 0.89 < rows["slow"]["speed"] < 0.92
+    assert [rows[name]["clock"] for name in ("even", "waits")] == ["CPU", "elapsed"]
+    low, mean, high = table["mean"]
+    assert low < mean < high < 1
+
+
+SUITE = """\
+class WorkerTask:
+    def __init__(self, runner, name, task_func, metadata):
+        self.task_func = task_func
+"""
+PROGRAM = """\
+import sys, time
+import pyperf
+from pyperf._worker import WorkerTask
+assert sys.argv[1:] == ["--worker", "-w0"], sys.argv
+
+def measure(task, loops):
+    total = 0
+    for _ in range(loops):
+        begin = pyperf.perf_counter()
+        while pyperf.perf_counter.real() < begin + 0.01:
+            pass
+        total += time.perf_counter() - begin
+    return total
+
+task = WorkerTask(None, "loop", measure, None)
+task.task_func(task, 2)
+sys.exit()
+"""
+
+
+@pytest.mark.parametrize("inside", [0, 1, 2])
+def test_pyperf_worker(tmp_path, inside):
+    """A stand-in for pyperf, with the parts that are observed."""
+    (tmp_path / "pyperf").mkdir()
+    (tmp_path / "pyperf" / "__init__.py").write_text("from time import perf_counter\n")
+    (tmp_path / "pyperf" / "_worker.py").write_text(SUITE)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    run("pyperf_worker", "--inside", inside, "--out", tmp_path / "out.json", tmp_path / "program.py",
+        "--worker", "-w0")
+    found = json.loads((tmp_path / "out.json").read_text())
+    [(loops, elapsed, cpu)] = found["calls"]
+    assert found["name"] == "loop" and loops == 2
+    assert 0.02 <= elapsed < 20 and 0 < cpu < elapsed + 0.01
+    assert 5e6 < found["memory"] < 200e6
+
+
+def test_pyperformance(tmp_path):
+    suite, words = TOP / "build/bench/pyperformance", []
+    for role in "this", "against":
+        mark = suite / f"venv-{role}/made-for"
+        if not mark.exists():
+            pytest.skip("pyperformance is not installed; next: make pyperformance")
+        (tmp_path / f"venv-{role}").symlink_to(mark.parent)
+        words += [f"--{role}", mark.read_text()]
+    printed = run("pyperformance_compare", "--smoke", "--out", tmp_path, *words)
+    assert "xml_etree_parse" in printed and "memory, geometric mean" in printed
+
+
 STACKS = """\
 python 12 1.0: 2004008 cpu-clock:ppp:
 \tffffffff81 do_wait+0x6 ([kernel.kallsyms])

@@ -139,6 +139,21 @@ PyAPI_FUNC(void) _PyMemHeap_GetStats(_PyMemHeap_Stats *stats);
    or if another allocator is in use: then PyObject_Malloc() has to do it. */
 extern int _PyMemHeap_AllocRun(size_t nbytes, void **blocks, int n);
 
+/* Called by the default raw allocator, with or without a thread state, before
+   malloc() gets `size` bytes or `old`, a block or NULL, grows to them: give as much
+   of the arenas that stay back to the system, so that they don't add to the peak. */
+extern void _PyMemHeap_MakeRoom(void *old, size_t size);
+
+#define _PyMemHeap_LARGE    ((size_t)1 << 17)   // from here on glibc may ask the system for each
+
+static inline void
+_PyMemHeap_BeforeMalloc(void *old, size_t size)
+{
+    if (size >= _PyMemHeap_LARGE) {
+        _PyMemHeap_MakeRoom(old, size);
+    }
+}
+
 #else   // !WITH_PYMALLOC
 
 static inline int
@@ -186,6 +201,8 @@ _PyMemHeap_GetStats(_PyMemHeap_Stats *stats)
 {
     *stats = (_PyMemHeap_Stats){0};
 }
+static inline void
+_PyMemHeap_BeforeMalloc(void *Py_UNUSED(old), size_t Py_UNUSED(size)) {}
 
 #endif  // !WITH_PYMALLOC
 

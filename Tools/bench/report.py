@@ -369,14 +369,14 @@ def draw_suite(table):
     rows = table['rows']
     figure, axes = pyplot.subplots(figsize=(7.6, 0.13 * len(rows) + 1))
     for i, row in enumerate(rows):
-        axes.plot([row['ratio'] * (1 - row['noise'] / 2), row['ratio'] * (1 + row['noise'] / 2)],
-                  [i, i], color=STAND_IN['this'], linewidth=0.8)
-        axes.plot(row['ratio'], i, 'o', color=STAND_IN['this'], markersize=3.5)
+        if 0 < row['low'] and row['high'] < float('inf'):
+            axes.plot([row['low'], row['high']], [i, i], color=STAND_IN['this'], linewidth=0.8)
+        axes.plot(row['speed'], i, 'o', color=STAND_IN['this'], markersize=3.5)
     axes.axvline(1, color=STAND_IN['faint'], linewidth=0.8)
     axes.set_yticks(range(len(rows)), [row['name'] for row in rows], fontsize=6)
     axes.set_ylim(-1, len(rows))
     axes.grid(axis='y', visible=False)
-    axes.set_xlabel('speed, stock = 1; more is better')
+    axes.set_xlabel('speed, stock = 1; more is better; the lines are 95 % intervals')
     return finish(figure, 'pyperformance', 'pyperformance against stock')
 
 
@@ -473,14 +473,17 @@ def suite_section(data):
     parts = ['<h2 id="pyperformance">How fast is this Python in pyperformance, against stock?</h2>',
              f'<p class="faint"><code>{html.escape(data["command"])}</code>;'
              f' {html.escape(data["date"])}</p>',
-             f'<p>{len(data["rows"])} benchmarks, geometric mean of the medians'
-             f' {data["geometric_mean"]:.3f}, of the smallest values {data["best"]:.3f}.</p>',
+             f'<p>{len(data["rows"])} benchmarks, geometric mean {data["mean"][1]:.4f}'
+             f' ({data["mean"][0]:.4f} to {data["mean"][2]:.4f}); memory, of stock\'s:'
+             f' {data["memory"]:.4f}.</p>',
              f'<figure>{draw_suite(data)}</figure>']
-    rows = ''.join(f'<tr><td>{html.escape(row["name"])}</td><td>{row["ratio"]:.3f}</td>'
-                   f'<td>{row["best"]:.3f}</td><td>{row["noise"] * 100:.1f} %</td></tr>'
+    rows = ''.join(f'<tr><td>{html.escape(row["name"])}</td><td>{row["speed"]:.3f}</td>'
+                   f'<td>{row["low"]:.3f}</td><td>{row["high"]:.3f}</td><td>{row["clock"]}</td>'
+                   f'<td>{row["elapsed"]:.3f}</td><td>{row["memory"]:.3f}</td></tr>'
                    for row in data['rows'])
     parts.append('<details><summary>The figures</summary><div class="scroll"><table><tr><th>benchmark'
-                 '</th><th>median, stock / this</th><th>best</th><th>noise</th></tr>'
+                 '</th><th>speed, stock = 1</th><th>at least</th><th>at most</th><th>time is</th>'
+                 '<th>by elapsed time</th><th>memory, stock = 1</th></tr>'
                  f'{rows}</table></div></details>')
     return '\n'.join(parts)
 
