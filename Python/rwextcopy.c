@@ -32,10 +32,10 @@
             below)
      EXT-3  what a copy's code registers for the process's exit is forgotten: it
             would run after its interpreter's end, or twice
-     EXT-5  when an interpreter has ended, nothing that one of its copies has left for
-            a thread's exit is run
      EXT-4  no name, soname or inode of a copy is one under which the loader
             could find it when somebody asks for the source
+     EXT-5  when an interpreter has ended, nothing that one of its copies has left for
+            a thread's exit is run
 
    What an interpreter leaves in its heap
      Statics of its copies are the only way to it, and wake() makes them new.  So

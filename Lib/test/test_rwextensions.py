@@ -623,6 +623,14 @@ class RemainsTests(Base):
         self.assertLess(self.growth(self.keep_and_close), 100)
 
     @needs_heaps
+    def test_it_is_counted(self):
+        _testmemheap = import_helper.import_module('_testmemheap')
+        before = _testmemheap.stats()['remains']
+        self.keep_and_close()
+        self.assertGreater(_testmemheap.stats()['remains'] - before, 10_900)
+        self.assertLess(_testmemheap.stats()['remains'] - before, 15_000)
+
+    @needs_heaps
     def test_memory_is_given_back(self):
         # In bytes, malloc's blocks included: 2 MB are kept each time.
         script = textwrap.dedent(f"""
