@@ -47,6 +47,22 @@ exit:
     return range;
 }
 
+/* In two steps: without memory for its bytes, the base would drop one that has not been
+   filled in, and complain of its exports. */
+static PyObject *
+copy_bytearray(PyObject *obj)
+{
+    Py_ssize_t n = PyByteArray_GET_SIZE(obj);
+    PyObject *copy = PyByteArray_FromStringAndSize(NULL, 0);
+    if (copy != NULL && PyByteArray_Resize(copy, n) < 0) {
+        Py_CLEAR(copy);
+    }
+    if (copy != NULL) {
+        memcpy(PyByteArray_AS_STRING(copy), PyByteArray_AS_STRING(obj), n);
+    }
+    return copy;
+}
+
 /* A fresh one that is equal. */
 PyObject *
 _PyPacker_CopyAtom(packer *p, PyObject *obj)
@@ -69,8 +85,7 @@ _PyPacker_CopyAtom(packer *p, PyObject *obj)
         return PyComplex_FromCComplex(((PyComplexObject *)obj)->cval);
     }
     if (type == &PyByteArray_Type) {
-        return PyByteArray_FromStringAndSize(PyByteArray_AS_STRING(obj),
-                                             PyByteArray_GET_SIZE(obj));
+        return copy_bytearray(obj);
     }
     assert(type == &PyRange_Type);
     return copy_range(obj);

@@ -2035,7 +2035,9 @@ class FailureTests(GraphTestCase):
                         self.assertEqual(self.there.qsize(), 0)
                         self.check_same(describe(obj), expected)
                         check_own_heap()
-                    _, failures = self.attempts(put, after)
+                    with support.captured_stderr() as stderr:
+                        _, failures = self.attempts(put, after)
+                    self.assertEqual(stderr.getvalue(), '')
                     self.assertGreater(failures, 0)
                     self.check_arrived(expected)
 
