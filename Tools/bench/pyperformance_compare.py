@@ -30,7 +30,8 @@ rare, since it takes an interval that lies 3 % off.
 once, each with a whole worker (the first one's times count): with the same build as
 --against that is the price of a subinterpreter, or of a busy neighbour.
 
-Put "taskset -c 1 nice -n -10" before the command on a machine that others use, too.
+Put "taskset -c 1 chrt -r 10" before the command on a machine that others use, too (nice
+does nothing between sessions where sched_autogroup_enabled is 1).
 Results are kept in --out: to go on after an interruption, or for longer, repeat the command.
 Takes about an hour.
 """
@@ -293,9 +294,8 @@ class Judged:
         self.elapsed = math.exp(self.logs(0)[1])
         self.logarithms = self.logs(int(self.cpu))
         self.low, self.speed, self.high = map(math.exp, self.logarithms)
-        against, this = (statistics.median(pair[role]["memory"] for pair in self.pairs)
-                         for role in ROLES)
-        self.memory = this / against
+        self.memory = statistics.median(pair["this"]["memory"] / pair["against"]["memory"]
+                                        for pair in self.pairs)
         if self.low > SLOWER:
             self.verdict = ""
         elif self.high < SLOWER:

@@ -478,7 +478,9 @@ def suite_section(data):
              f' {data["memory"]:.4f}.</p>',
              f'<figure>{draw_suite(data)}</figure>']
     rows = ''.join(f'<tr><td>{html.escape(row["name"])}</td><td>{row["speed"]:.3f}</td>'
-                   f'<td>{row["low"]:.3f}</td><td>{row["high"]:.3f}</td><td>{row["clock"]}</td>'
+                   + ''.join(f'<td>{row[end]:.3f}</td>' if 0 < row[end] < float('inf') else '<td>?</td>'
+                             for end in ('low', 'high'))
+                   + f'<td>{row["clock"]}</td>'
                    f'<td>{row["elapsed"]:.3f}</td><td>{row["memory"]:.3f}</td></tr>'
                    for row in data['rows'])
     parts.append('<details><summary>The figures</summary><div class="scroll"><table><tr><th>benchmark'
