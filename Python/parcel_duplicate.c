@@ -45,7 +45,10 @@ has_names(packer *p, const _PyParcel_Shape *shape, const _PyParcel_Word *names,
 {
     const _PyParcel_Word *mine = &p->parcel->graph.words[shape->names];
     for (int i = 0; i < shape->nattributes; i++) {
-        if (!_PyUnicode_Equal(WORD_OBJECT(mine[i]), WORD_OBJECT(names[order[i]]))) {
+        // The names of a shape of the parcel may not have been copied yet.
+        if (mine[i] == 0
+            || !_PyUnicode_Equal(WORD_OBJECT(mine[i]), WORD_OBJECT(names[order[i]])))
+        {
             return 0;
         }
     }

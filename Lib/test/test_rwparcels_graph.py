@@ -1368,6 +1368,15 @@ class FamilyTests(GraphTestCase):
             self.there.put(wrap(things))
             self.read_there(5)
 
+    def test_names_in_other_places_and_a_record(self):
+        # One whose __dict__ is an object can't be in the family.
+        Thing = self.make_classes(
+            PLAIN_THING, PLAIN_THING + 'x = Thing(); x.other = x.c = x.b = 1')
+        things = self.make_things(Thing, 5)
+        vars(things[3])
+        self.there.put(move(things))
+        self.read_there(5)
+
     def test_no_room_for_names(self):
         Thing = self.make_classes(
             PLAIN_THING, PLAIN_THING + """
