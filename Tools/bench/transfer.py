@@ -15,7 +15,7 @@ way to somewhere else, until the receiver says that the object is there:
   pipe        to another process, over a multiprocessing.Pipe
 
 All in one process, in turns.  Making the objects and freeing them is not measured: before
-each way, such an object is made and dropped, so that the heap has taken back what the
+each way, small objects are made and dropped, so that the heap has taken back what the
 other interpreter has freed.  What arrives is compared with what was sent.
 
 Usage:
@@ -30,6 +30,7 @@ the goals are: pickle/copy 4, pickle/move 12, pipe/copy 8, pipe/move 25.
 """
 
 import array
+import collections
 import itertools
 import json
 import pickle
@@ -89,6 +90,14 @@ CASES = {   # name: how to make it, size, size for --smoke
 }
 
 
+def settled(way):
+    def settle():
+        # No large block: the C library would give back more than that.
+        collections.deque(map(float, range(100_000)))
+        return way()
+    return settle
+
+
 class Case:
 
     def __init__(self, make, size, interpreter, process):
@@ -98,12 +107,6 @@ class Case:
         self.queue = interpreters.create_queue()
         self.interpreter = interpreter
         self.process = process
-
-    def settle(self, way):
-        def settled():
-            self.make()
-            return way()
-        return settled
 
     def copy(self):
         obj, queue = self.obj, self.queue
@@ -145,7 +148,7 @@ class Case:
         ways = {'copy': self.copy, 'move': self.move, 'pickle': self.pickle,
                 'copy there': self.copy_there, 'move there': self.move_there,
                 'pipe': self.pipe}
-        return {name: self.settle(way) for name, way in ways.items()}
+        return {name: settled(way) for name, way in ways.items()}
 
 
 def row(name, times):
