@@ -51,10 +51,12 @@
    MEM-6  The sum of a process' blocks is, over all interpreters' heaps,
           counts in pools - inherited - pending + raw_allocated_blocks, less
           what is pending at orphans, plus interpreter_leaks.
-   MEM-7  `memheaps.mutex` is the innermost lock but for those of obmalloc_remains.c:
-          what runs under it takes no other lock, allocates with PyMem_Raw only, and never detaches.  It may be taken
-          under HEAD_LOCK and in a write section: whoever holds it, attached or
-          not, comes to its end without waiting for anybody.
+   MEM-7  `memheaps.mutex` is the innermost lock but for those of
+          obmalloc_remains.c: what runs under them takes no other lock and never
+          detaches or attaches.  So it allocates with _PyMem_RawMalloc() and its
+          kin, which have no hooks: tracemalloc's attaches.  The mutex may be taken
+          under HEAD_LOCK and in a write section: whoever holds it, attached or not,
+          comes to its end without waiting for anybody.
 
    Races:
 
@@ -189,7 +191,7 @@ map_slot(uintptr_t address, int create)
             if (!create) {
                 return NULL;
             }
-            child = PyMem_RawCalloc(1, sizeof(struct map_node));
+            child = _PyMem_RawCalloc(NULL, 1, sizeof(struct map_node));
             if (child == NULL) {
                 return NULL;
             }
@@ -666,7 +668,7 @@ _PyMemHeap_Close(PyInterpreterState *interp)
             }
         }
         free_obmalloc_arenas(interp);
-        PyMem_RawFree(heap->kept);
+        _PyMem_RawFree(NULL, heap->kept);
         memheap_free_bits(heap);
         PyMem_RawFree(state);
     }
@@ -717,7 +719,7 @@ _PyMemHeap_KeepInterned(PyInterpreterState *interp, PyObject *str)
     struct _PyMemHeap *heap = heap_of(interp->obmalloc);
     if (heap->nkept == heap->kept_size) {
         Py_ssize_t size = heap->kept_size ? 2 * heap->kept_size : 1024;
-        PyObject **kept = PyMem_RawRealloc(heap->kept, size * sizeof(*kept));
+        PyObject **kept = _PyMem_RawRealloc(NULL, heap->kept, size * sizeof(*kept));
         if (kept == NULL) {
             return;     // One string leaks.
         }

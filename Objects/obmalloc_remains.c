@@ -91,7 +91,7 @@ large_grow(struct large_shard *shard)
         return 0;
     }
     size_t mask = shard->blocks == NULL ? 31 : 2 * shard->mask + 1;
-    struct large_block *blocks = PyMem_RawCalloc(mask + 1, sizeof(*blocks));
+    struct large_block *blocks = _PyMem_RawCalloc(NULL, mask + 1, sizeof(*blocks));
     if (blocks == NULL) {
         return -1;
     }
@@ -100,7 +100,7 @@ large_grow(struct large_shard *shard)
             *large_probe(blocks, mask, shard->blocks[i].start) = shard->blocks[i];
         }
     }
-    PyMem_RawFree(shard->blocks);
+    _PyMem_RawFree(NULL, shard->blocks);
     shard->blocks = blocks;
     shard->mask = mask;
     return 0;
@@ -261,7 +261,7 @@ make_room_for_bits(struct _PyMemHeap *heap, uint arena)
 {
     if (arena >= heap->nstay) {
         uint n = arena + 16;
-        unsigned char **stay = PyMem_RawRealloc(heap->stay, n * sizeof(*stay));
+        unsigned char **stay = _PyMem_RawRealloc(NULL, heap->stay, n * sizeof(*stay));
         if (stay == NULL) {
             return -1;
         }
@@ -270,7 +270,7 @@ make_room_for_bits(struct _PyMemHeap *heap, uint arena)
         heap->nstay = n;
     }
     if (heap->stay[arena] == NULL) {
-        heap->stay[arena] = PyMem_RawCalloc(1, STAY_BYTES);
+        heap->stay[arena] = _PyMem_RawCalloc(NULL, 1, STAY_BYTES);
     }
     return heap->stay[arena] == NULL ? -1 : 0;
 }
@@ -400,9 +400,9 @@ static void
 memheap_free_bits(struct _PyMemHeap *heap)
 {
     for (uint i = 0; i < heap->nstay; i++) {
-        PyMem_RawFree(heap->stay[i]);
+        _PyMem_RawFree(NULL, heap->stay[i]);
     }
-    PyMem_RawFree(heap->stay);
+    _PyMem_RawFree(NULL, heap->stay);
 }
 
 
@@ -550,7 +550,7 @@ _PyMemHeap_BeginRemains(PyInterpreterState *interp)
     struct _PyMemHeap *heap = heap_of(interp->obmalloc);
     _PyMemHeap_Remains *r = NULL;
     if (heap->watch != 0 && !heap->unknown && !_PyRuntime.tracemalloc.config.tracing) {
-        r = PyMem_RawCalloc(1, sizeof(*r));
+        r = _PyMem_RawCalloc(NULL, 1, sizeof(*r));
     }
     if (r == NULL) {
         return NULL;
@@ -561,10 +561,10 @@ _PyMemHeap_BeginRemains(PyInterpreterState *interp)
     set_stay_of(heap, 1);
     // Nobody else can add or remove one of these.
     r->nlarge = large_of_watch(heap->watch, NULL);
-    r->large = PyMem_RawMalloc((r->nlarge + 1) * sizeof(*r->large));
+    r->large = _PyMem_RawMalloc(NULL, (r->nlarge + 1) * sizeof(*r->large));
     if (r->large == NULL) {
         PyMutex_Unlock(&remains_mutex);
-        PyMem_RawFree(r);
+        _PyMem_RawFree(NULL, r);
         return NULL;
     }
     (void)large_of_watch(heap->watch, r->large);
@@ -643,7 +643,7 @@ look_at_words(_PyMemHeap_Remains *r, const char *from, const char *to)
         }
         if (r->nfound == r->found_size) {
             size_t n = r->found_size ? 2 * r->found_size : 256;
-            void *found = PyMem_RawRealloc(r->found, n * sizeof(*r->found));
+            void *found = _PyMem_RawRealloc(NULL, r->found, n * sizeof(*r->found));
             if (found == NULL) {
                 r->heap->unknown = 1;       // REM-3
                 return;
@@ -748,7 +748,7 @@ _PyMemHeap_FreeRemains(_PyMemHeap_Remains *r)
     (void)_Py_atomic_add_ssize(&memheaps.stats.remains, n);
     heap->watch = 0;                // there is nothing left to be forgotten
     PyMutex_Unlock(&remains_mutex);
-    PyMem_RawFree(r->large);
-    PyMem_RawFree(r->found);
-    PyMem_RawFree(r);
+    _PyMem_RawFree(NULL, r->large);
+    _PyMem_RawFree(NULL, r->found);
+    _PyMem_RawFree(NULL, r);
 }

@@ -509,3 +509,27 @@ _PyInterp_EndAll(PyThreadState *main_tstate)
     }
     _Py_atomic_store_int_relaxed(&exiting, 0);
 }
+
+
+/* --- Memory that is allocated under HEAD_LOCK ------------------------------- */
+
+int
+_PyInterp_PauseTracing(void)
+{
+    Py_tss_t *key = &_PyRuntime.tracemalloc.reentrant_key;
+    if (!_PyRuntime.tracemalloc.config.tracing || !PyThread_tss_is_created(key)
+        || PyThread_tss_get(key) != NULL)
+    {
+        return 0;
+    }
+    // What tracemalloc itself sets while it allocates.
+    return PyThread_tss_set(key, Py_True) == 0;
+}
+
+void
+_PyInterp_ResumeTracing(int paused)
+{
+    if (paused) {
+        (void)PyThread_tss_set(&_PyRuntime.tracemalloc.reentrant_key, NULL);
+    }
+}

@@ -73,4 +73,10 @@ extern int _PyInterp_IsZombie(PyInterpreterState *);
    HEAD_LOCK is held, or the answer may come too early. */
 extern int _PyInterp_IsLeftBehind(PyInterpreterState *);
 
+/* While HEAD_LOCK is held, tracemalloc must not see what this thread allocates: its
+   hook of the raw allocator attaches, and so may wait for somebody who waits for
+   HEAD_LOCK.  Resume gets what Pause has returned. */
+extern int _PyInterp_PauseTracing(void);
+extern void _PyInterp_ResumeTracing(int paused);
+
 #endif   /* !Py_INTERNAL_INTERP_LIFECYCLE_H */
