@@ -129,6 +129,29 @@ join(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 
+/* --- A callback that makes an interpreter, and ends it -------------------- */
+
+static void
+make_interpreter(void)
+{
+    const PyInterpreterConfig config = {
+        .check_multi_interp_extensions = 1,
+        .gil = PyInterpreterConfig_OWN_GIL,
+    };
+    PyThreadState *tstate;
+    PyStatus status = Py_NewInterpreterFromConfig(&tstate, &config);
+    if (!PyStatus_Exception(status)) {
+        Py_EndInterpreter(tstate);
+    }
+}
+
+static PyObject *
+get_maker(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(arg))
+{
+    return PyLong_FromVoidPtr((void *)make_interpreter);
+}
+
+
 /* --- A callback of this copy --------------------------------------------- */
 
 static PyObject *target;        // what it calls
@@ -240,6 +263,8 @@ static PyMethodDef functions[] = {
      PyDoc_STR("join(handle, timeout): wait for its threads; TimeoutError")},
     {"set_target", set_target, METH_VARARGS,
      PyDoc_STR("set_target(callable, how) -> address of a C function")},
+    {"maker", get_maker, METH_NOARGS,
+     PyDoc_STR("Address of a C function that makes and ends an interpreter.")},
     {"disorder", get_disorder, METH_NOARGS, NULL},
     {"count_states", count_states, METH_NOARGS, NULL},
     {NULL, NULL},

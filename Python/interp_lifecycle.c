@@ -24,8 +24,10 @@
          interpreter behind; should the first get on with it after all, it stops
          where it would prune or delete
      L3  an interpreter is created while all are being ended: it is ended as
-         well, once it is whole; creation stops when the runtime counts as
-         finalizing
+         well, once it is whole.  Its maker holds no lock, before it is listed
+         either: so makers are counted.  After a while no more may begin, or the
+         exit would never catch up; when there are neither, creation is closed,
+         before HEAD_LOCK is dropped
      L4  a destructor that runs while threads are pruned ends another
          interpreter: what became of an interpreter is noted in itself
      L5  a thread comes to its last safepoint just before it is left behind: it
@@ -35,13 +37,15 @@
      L7  a thread enters an interpreter that another one is about to end: who
          has a thread state to run code with keeps it from ending, who comes
          later does not find it
-     L8  a thread has unlinked its thread state and released the interpreter's lock,
-         but has still to free the state, which says in which interpreter it was,
-         or is part of it: it's counted, and whoever frees the interpreter waits
+     L8  a thread has unlinked its thread state and holds the interpreter's lock no
+         longer, but has still to free the state, which says in which interpreter
+         it was, or is part of it: it's counted, and whoever frees the interpreter
+         waits
 */
 
 #include "Python.h"
 #include "pycore_fileutils.h"     // _Py_write_noraise()
+#include "pycore_initconfig.h"    // _PyStatus_ERR()
 #include "pycore_interp.h"        // PyInterpreterState
 #include "pycore_interp_lifecycle.h"
 #include "pycore_memheap.h"       // _PyMemHeap_Close()
@@ -61,6 +65,9 @@
 #define ENDING 1
 #define ZOMBIE 2                // ending, has given up threads
 #define LEFT_BEHIND 3           // by the exit, and no longer listed
+/* Main's only. */
+#define CLOSING 4               // the exit has had enough of new interpreters
+#define CLOSED 5                // it has ended all
 
 /* Value of PyInterpreterState._ready; the base knows zero and others, and sets 1
    as soon as the structure exists. */
@@ -68,6 +75,9 @@
 
 /* Set while the runtime's finalisation ends interpreters; atomic. */
 static int exiting;
+
+/* Threads that are making interpreters; guarded by HEAD_LOCK. */
+static int making;
 
 /* Threads that are leaving interpreters, by the interpreter's id; atomic. */
 #define LEAVING 64
@@ -132,12 +142,50 @@ _PyInterp_ForgetOthers(void)
     }
     interpreters->head = main_interp;
     main_interp->next = NULL;
+    making = 0;                                 // such threads don't exist here
     HEAD_UNLOCK(&_PyRuntime);
     _PyRWGILState_AfterFork();
-    memset(leaving, 0, sizeof(leaving));        // such threads don't exist here
+    memset(leaving, 0, sizeof(leaving));        // nor do these
     if (!alone) {
         recount_static_types(main_interp);
     }
+}
+
+
+/* --- Making -------------------------------------------------------------- */
+
+int
+_PyInterp_BeginMaking(long whence, PyStatus *status)
+{
+    // What the finalising thread makes, finalize_subinterpreters() ends.
+    int mine = _PyRuntimeState_GetFinalizingID(&_PyRuntime)
+               == PyThread_get_thread_ident();
+    HEAD_LOCK(&_PyRuntime);
+    int stage = _PyRuntime.interpreters.main->finalizing;
+    int refused = !mine && (stage == CLOSING || stage == CLOSED);
+    making += !refused;
+    HEAD_UNLOCK(&_PyRuntime);
+    if (!refused) {
+        return 0;
+    }
+    if (stage == CLOSED) {
+        PyThread_exit_thread();     // as if it had wanted a lock
+    }
+    *status = whence == _PyInterpreterState_WHENCE_LEGACY_CAPI
+              ? _PyStatus_OK()      // Py_NewInterpreter(), which returns NULL
+              : _PyStatus_ERR("no interpreter can be created at exit");
+    return -1;
+}
+
+void
+_PyInterp_EndMaking(PyInterpreterState *interp)
+{
+    HEAD_LOCK(&_PyRuntime);
+    making--;
+    if (interp != NULL) {
+        interp->_ready = WHOLE;
+    }
+    HEAD_UNLOCK(&_PyRuntime);
 }
 
 
@@ -152,14 +200,6 @@ find(int64_t id)
         interp = interp->next;
     }
     return interp;
-}
-
-void
-_PyInterp_SetWhole(PyInterpreterState *interp)
-{
-    HEAD_LOCK(&_PyRuntime);
-    interp->_ready = WHOLE;
-    HEAD_UNLOCK(&_PyRuntime);
 }
 
 static int
@@ -352,10 +392,21 @@ _PyInterp_IsLeftBehind(PyInterpreterState *interp)
 
 /* --- Exit ---------------------------------------------------------------- */
 
-/* The next interpreter after those that have been dealt with, or -1. */
-static int64_t
-next_interpreter(int64_t last)
+/* HEAD_LOCK is held. */
+static void
+close_making(int stage)
 {
+    _PyRuntime.interpreters.main->finalizing = stage;
+}
+
+/* The next interpreter after those that have been dealt with.  0: there is none
+   yet, but one is being made.  -1: there is none and will be none, as creation is
+   closed now. */
+static int64_t
+next_interpreter(int64_t last, PyTime_t began)
+{
+    PyTime_t now = began;
+    (void)PyTime_MonotonicRaw(&now);
     int64_t next = -1;
     HEAD_LOCK(&_PyRuntime);
     for (PyInterpreterState *interp = _PyRuntime.interpreters.head;
@@ -367,12 +418,21 @@ next_interpreter(int64_t last)
             next = interp->id;
         }
     }
+    if (next < 0 && making > 0 && now - began < _PyInterp_EXIT_WAIT_NS) {
+        next = 0;
+    }
+    if (next < 0) {
+        close_making(CLOSED);                   // L3
+    }
+    else if (now - began > _PyInterp_EXIT_MAKING_NS) {
+        close_making(CLOSING);
+    }
     HEAD_UNLOCK(&_PyRuntime);
     return next;
 }
 
 typedef struct {
-    int ready;                  // listed, and somebody has begun to make it
+    int ready;                  // listed, and perhaps somebody makes it
     int whole;                  // nobody makes it or ends it
     uint32_t slot;              // of its lock if it is whole
 } view;
@@ -383,7 +443,7 @@ look_at(int64_t id)
     view v = {0};
     HEAD_LOCK(&_PyRuntime);
     PyInterpreterState *interp = find(id);
-    if (interp != NULL && interp->_ready) {
+    if (interp != NULL && (interp->_ready || making > 0)) {
         v.ready = 1;
         if (interp->_ready == WHOLE && !interp->finalizing) {
             v.whole = 1;
@@ -392,6 +452,16 @@ look_at(int64_t id)
     }
     HEAD_UNLOCK(&_PyRuntime);
     return v;
+}
+
+/* One slice, without the main interpreter's lock. */
+static void
+pause_for_others(PyThreadState *main_tstate)
+{
+    struct timespec slice = {0, SLICE_NS};
+    _PyThreadState_Detach(main_tstate);
+    (void)nanosleep(&slice, NULL);
+    _PyThreadState_Attach(main_tstate);
 }
 
 /* Wait, without the main interpreter's lock, until nobody else makes or ends
@@ -411,15 +481,12 @@ wait_for(PyThreadState *main_tstate, int64_t id, PyInterpreterState **interp)
         }
         // With a shared lock it's quiet: this thread has the lock.
         int quiet = v.whole && v.slot == own_slot;
-        if (!quiet) {
+        if (!v.whole) {
+            pause_for_others(main_tstate);
+        }
+        else if (!quiet) {
             _PyThreadState_Detach(main_tstate);
-            if (v.whole) {
-                quiet = _PyRWGIL_WaitQuiet(v.slot, SLICE_NS);
-            }
-            else {
-                struct timespec pause = {0, SLICE_NS};
-                (void)nanosleep(&pause, NULL);
-            }
+            quiet = _PyRWGIL_WaitQuiet(v.slot, SLICE_NS);
             _PyThreadState_Attach(main_tstate);
         }
         if (quiet && (*interp = _PyInterp_TakeOver(id)) != NULL) {
@@ -484,8 +551,15 @@ _PyInterp_EndAll(PyThreadState *main_tstate)
 {
     _Py_atomic_store_int_relaxed(&exiting, 1);
     int left_behind = 0;
-    int64_t id = 0;
-    while ((id = next_interpreter(id)) > 0) {
+    PyTime_t began = 0;
+    (void)PyTime_MonotonicRaw(&began);
+    int64_t last = 0, id;
+    while ((id = next_interpreter(last, began)) >= 0) {
+        if (id == 0) {
+            pause_for_others(main_tstate);
+            continue;
+        }
+        last = id;
         PyInterpreterState *interp;
         if (!wait_for(main_tstate, id, &interp)) {
             left_behind |= leave_behind(main_tstate, id);

@@ -4,7 +4,8 @@
 //   - fork: the child has the main interpreter and the forking thread, nothing
 //     else; interpreters of the parent are forgotten there, not cleared.
 //   - exit: every interpreter is ended, its non-daemon threads joined, while
-//     the runtime is still whole.  One whose thread stays in C code for
+//     the runtime is still whole.  For _PyInterp_EXIT_MAKING_NS, threads that run
+//     on can make new ones, which are ended as well.  One whose thread stays in C code for
 //     _PyInterp_EXIT_WAIT_NS is left behind with a message; Ctrl-C does the
 //     same at once.
 //   - an interpreter of the `_interpreters` module, or any at exit, can end
@@ -17,6 +18,7 @@
 #endif
 
 #define _PyInterp_EXIT_WAIT_NS (5LL * 1000 * 1000 * 1000)
+#define _PyInterp_EXIT_MAKING_NS (1LL * 1000 * 1000 * 1000)
 
 /* 0 if the current interpreter may fork, else -1 with RuntimeError set: the
    child of a subinterpreter's thread would have no main thread. */
@@ -26,8 +28,13 @@ extern int _PyInterp_CheckFork(void);
    one from the runtime's books.  Their memory stays as the parent had it. */
 extern void _PyInterp_ForgetOthers(void);
 
-/* new_interpreter(), when nothing can fail any more. */
-extern void _PyInterp_SetWhole(PyInterpreterState *);
+/* Around new_interpreter(), which needs no lock.  The first returns -1, with what
+   new_interpreter() has to return, when it is too late to make one.  It does not
+   return when the exit has ended all interpreters, except in the thread that
+   finalises the runtime.  The second gets the interpreter if it is whole, or NULL
+   if it is gone. */
+extern int _PyInterp_BeginMaking(long whence, PyStatus *);
+extern void _PyInterp_EndMaking(PyInterpreterState *);
 
 /* To be called after a look-up by id: -1 with InterpreterNotFoundError set if
    somebody has begun to end this interpreter, else 0.  Always 0 for the current
@@ -56,8 +63,8 @@ extern int _PyInterp_MayPrune(PyInterpreterState *);
    left the interpreter behind. */
 extern void _PyInterp_PruneThreads(PyThreadState *);
 
-/* Around the deletion of a thread's current thread state, from before it is
-   unlinked until it is freed.  What the first returns is for the second. */
+/* Around the deletion of a thread state, from before it is unlinked until it is
+   freed.  What the first returns is for the second. */
 extern int *_PyInterp_BeginLeaving(PyInterpreterState *);
 extern void _PyInterp_EndLeaving(int *);
 

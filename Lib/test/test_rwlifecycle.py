@@ -413,10 +413,27 @@ class ExitTests(Base):
                             _interpreters.destroy(interp)
                         except _interpreters.InterpreterNotFoundError:
                             pass        # the exit was first
+                def births_until_late():
+                    try:
+                        births()
+                    except _interpreters.InterpreterError as exc:
+                        # After a second, if the exit has not got through yet.
+                        assert 'creation failed' in str(exc), exc
                 for _ in range(3):
-                    threading.Thread(target=births, daemon=True).start()
+                    threading.Thread(target=births_until_late, daemon=True).start()
                 for _ in range(4):
                     begun.wait()
+                sys.exit(3)
+                """, '', code=3)
+
+    def test_born_in_threads_of_c_code(self):
+        """Stock: crashes.  Such threads hold no lock when they begin, and never stop."""
+        for _ in range(2):
+            self.check("""
+                import _testrwgilstate as gilstate, time
+                makers = gilstate.start(gilstate.maker(), -1, 3)
+                while gilstate.made(makers) < 3:
+                    time.sleep(0.001)
                 sys.exit(3)
                 """, '', code=3)
 
