@@ -41,6 +41,9 @@
          longer, but has still to free the state, which says in which interpreter
          it was, or is part of it: it's counted, and whoever frees the interpreter
          waits
+     L9  a thread that has just been started binds its thread state, without any
+         lock, while that is being given up: it's counted, and binds it only if
+         the flag is not set yet; whoever has set the flag waits
 */
 
 #include "Python.h"
@@ -78,6 +81,9 @@ static int exiting;
 
 /* Threads that are making interpreters; guarded by HEAD_LOCK. */
 static int making;
+
+/* Threads that are binding their first thread state; atomic. */
+static int starting;
 
 /* Threads that are leaving interpreters, by the interpreter's id; atomic. */
 #define LEAVING 64
@@ -146,6 +152,7 @@ _PyInterp_ForgetOthers(void)
     HEAD_UNLOCK(&_PyRuntime);
     _PyRWGILState_AfterFork();
     memset(leaving, 0, sizeof(leaving));        // nor do these
+    starting = 0;                               // nor these
     if (!alone) {
         recount_static_types(main_interp);
     }
@@ -161,7 +168,9 @@ _PyInterp_BeginMaking(long whence, PyStatus *status)
     int mine = _PyRuntimeState_GetFinalizingID(&_PyRuntime)
                == PyThread_get_thread_ident();
     HEAD_LOCK(&_PyRuntime);
-    int stage = _PyRuntime.interpreters.main->finalizing;
+    // Without main, nothing is left of the runtime.
+    PyInterpreterState *main_interp = _PyRuntime.interpreters.main;
+    int stage = main_interp != NULL ? main_interp->finalizing : CLOSED;
     int refused = !mine && (stage == CLOSING || stage == CLOSED);
     making += !refused;
     HEAD_UNLOCK(&_PyRuntime);
@@ -266,6 +275,32 @@ _PyInterp_BeginEnd(int64_t id)
 }
 
 
+/* --- Threads that have just been started --------------------------------- */
+
+int
+_PyInterp_BindStarted(PyThreadState *tstate)
+{
+    _Py_atomic_add_int(&starting, 1);
+    int exits = _PyThreadState_MustExit(tstate);
+    if (!exits) {
+        _PyThreadState_Bind(tstate);
+    }
+    _Py_atomic_add_int(&starting, -1);
+    return exits ? -1 : 0;
+}
+
+void
+_PyInterp_WaitStarting(void)
+{
+    _Py_atomic_fence_seq_cst();     // between the flag and the look: L9
+    while (_Py_atomic_load_int(&starting) != 0) {
+#ifdef HAVE_SCHED_H
+        sched_yield();
+#endif
+    }
+}
+
+
 /* --- Threads that are left in an interpreter ----------------------------- */
 
 int
@@ -343,6 +378,7 @@ _PyInterp_PruneThreads(PyThreadState *tstate)
         PyThread_exit_thread();
     }
     _PyRWGILState_WaitEntering();
+    _PyInterp_WaitStarting();
     delete_own(tstate);
     _PyInterpreterState_ReinitRunningMain(tstate);
     if (give_up_others(tstate)) {

@@ -63,6 +63,14 @@ extern int _PyInterp_MayPrune(PyInterpreterState *);
    left the interpreter behind. */
 extern void _PyInterp_PruneThreads(PyThreadState *);
 
+/* In a thread that has just been started for a thread state: bind it.  -1: it must not be
+   touched, its interpreter or the runtime is being finalised. */
+PyAPI_FUNC(int) _PyInterp_BindStarted(PyThreadState *);
+
+/* With the finalizing flag set, before thread states are given up or freed: wait, for some
+   instructions, until no thread is binding one. */
+extern void _PyInterp_WaitStarting(void);
+
 /* Around the deletion of a thread state, from before it is unlinked until it is
    freed.  What the first returns is for the second. */
 extern int *_PyInterp_BeginLeaving(PyInterpreterState *);
