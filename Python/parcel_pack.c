@@ -173,8 +173,6 @@ _PyPacker_AddStep(packer *p, _PyParcel_Op op, Py_ssize_t record)
 
 /* Frozensets are made when all members are, and what is called when its arguments
    are: until then what refers to them can't be filled. */
-
-
 static int
 is_pending(packer *p, Py_ssize_t record)
 {

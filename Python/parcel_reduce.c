@@ -1236,6 +1236,8 @@ _PyParcel_QuickReduce(_PyParcel_Home *home, PyObject *obj, _PyParcel_Reduction *
     int res = quick_reduce(n, obj, r);
     if (res <= 0) {
         _PyParcel_ReductionClear(r);
+        // Nothing that has been found out is true of another way.
+        memset(r, 0, sizeof(*r));
     }
     return res;
 }

@@ -1377,6 +1377,29 @@ class FamilyTests(GraphTestCase):
         self.there.put(move(things))
         self.read_there(5)
 
+    def test_names_in_other_places_and_code(self):
+        # What makes the dict looks into its keys, so they can't be in the family.
+        thing = PLAIN_THING + """
+    def __hash__(self):
+        return hash(self.c)
+    def __eq__(self, other):
+        return self.c == other.c
+"""
+        Thing = self.make_classes(
+            thing, thing + 'x = Thing(); x.other = x.c = x.b = 1')
+        for wrap in (lambda x: x), move:
+            thing = Thing()
+            thing.a = thing.b = 1
+            thing.c = 'key'
+            table = collections.OrderedDict({thing: 1})
+            del thing
+            self.assertEqual(pack(table).stats.rebuilt, 1)
+            self.there.put(wrap(table))
+            self.assertEqual(self.run_there("""
+                [(thing, value)] = there.get().items()
+                back.put((thing.a, thing.b, thing.c, hash(thing), value))
+                """)[:3], (1, 1, 'key'))
+
     def test_no_room_for_names(self):
         Thing = self.make_classes(
             PLAIN_THING, PLAIN_THING + """
