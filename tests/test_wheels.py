@@ -6,7 +6,8 @@ They are taken from a folder that $RWPYTHON_SITE names, filled with
         pydantic orjson msgpack regex aiohttp sqlalchemy psutil matplotlib cffi
 
 A package that isn't there is skipped.  With pytest and hypothesis in that folder, modules of NumPy's and pandas' own
-tests are run as well, in the main interpreter and in another one: the second must not fail where the first does not.
+tests are run as well, in the main interpreter of stock ($RWPYTHON_STOCK or what `make stock` builds; without it, of
+this Python) and in another one of this Python: the second must not fail where the first does not.
 
 `python tests/test_wheels.py` prints the table of the user guide.
 """
@@ -19,6 +20,7 @@ import pytest
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 PYTHON = os.environ.get("RWPYTHON") or str(TOP / "python")
+STOCK = os.environ.get("RWPYTHON_STOCK") or str(TOP / "build/stock/obj/python")
 SITE = os.environ.get("RWPYTHON_SITE")
 INTERPRETERS = 4
 
@@ -378,17 +380,18 @@ print('FAILED:', *failed, sep='\\n', flush=True)
 """
 
 
-def own_test(package, module, inside):
+def own_test(python, package, module, inside):
     """The names of the tests that fail."""
     source = f"SITE = {SITE!r}; MODULE = {module!r}\n" + OWN_TEST.format(package=package)
     if inside:
         source = f"import interpreters\ninterp = interpreters.create()\ninterp.exec({source!r})\ninterp.close()"
-    done = subprocess.run([PYTHON, "-X", "faulthandler", "-c", source], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    done = subprocess.run([python, "-X", "faulthandler", "-c", source], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           stdin=subprocess.DEVNULL, text=True, errors="replace", timeout=900,
                           env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout[-4000:]
     output, _, failed = done.stdout.rpartition("FAILED:\n")
     assert " passed" in output, done.stdout[-4000:]
+    print(f"{package}/{module}, {'another' if inside else 'main'} interpreter: {output.splitlines()[-1]}")
     return set(failed.split())
 
 
@@ -397,8 +400,9 @@ def test_own_tests(package, module):
     for needed in (package, "pytest", "hypothesis"):
         if not is_there(needed):
             pytest.skip(f"{needed} is not in $RWPYTHON_SITE")
-    more = own_test(package, module, True) - own_test(package, module, False)
-    assert not {name for name in more if name.rpartition("::")[2] not in NEEDS_FORK}
+    base = STOCK if os.path.exists(STOCK) else PYTHON
+    there, inside = own_test(base, package, module, False), own_test(PYTHON, package, module, True)
+    assert not {name for name in inside - there if name.rpartition("::")[2] not in NEEDS_FORK}
 
 
 if __name__ == "__main__":

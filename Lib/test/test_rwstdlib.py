@@ -1,7 +1,7 @@
 """The standard library in a subinterpreter: what works, what is refused.
 
-Each class is a row of the table in Doc/guide/extensions.rst, "The standard
-library".  In CPython 3.13.5 what is marked (+) there is refused.
+Each class is a row of the table in Doc/guide/standard_library.rst.  In CPython
+3.13.5 what is marked (+) there is refused.
 """
 
 import contextlib
