@@ -87,6 +87,9 @@
 #include <gnu/libc-version.h>     // gnu_get_libc_version()
 #include <link.h>                 // struct link_map
 #include <pthread.h>
+#ifdef _Py_ADDRESS_SANITIZER
+#  include <sanitizer/asan_interface.h>
+#endif
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -736,9 +739,21 @@ clear_memory(char *start, size_t size)
     }
 }
 
+/* AddressSanitizer guards memory around an image's variables until the image's
+   destructors have run, and those of copies do not. */
+static void
+forget_red_zones(const copy *c)
+{
+    (void)c;
+#ifdef _Py_ADDRESS_SANITIZER
+    __asan_unpoison_memory_region((void *)c->start, c->end - c->start);
+#endif
+}
+
 static void
 restore(copy *c)
 {
+    forget_red_zones(c);
     for (size_t i = 0; i < c->npieces; i++) {
         piece *p = &c->pieces[i];
         if (p->saved != NULL) {
@@ -1020,6 +1035,7 @@ load(copy *c, int source_fd, int fd, const char *path)
 static void
 unload(copy *c)
 {
+    forget_red_zones(c);
     c->owner = -1;
     c->start = c->end = 0;
     c->source = NULL;
