@@ -1428,7 +1428,9 @@ void
 _PyRWExt_FreeRemains(PyInterpreterState *interp)
 {
     _PyMemHeap_Remains *remains = NULL;
-    _PyParcel_HoldAllLent(interp->id);
+    if (find_live_copy(interp->id) != NULL) {
+        _PyParcel_HoldAllLent(interp->id);
+    }
     if (!_PyInterp_IsZombie(interp) && is_quiet(interp->id)) {
         remains = _PyMemHeap_BeginRemains(interp);
     }
