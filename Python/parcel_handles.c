@@ -28,6 +28,7 @@
 #include "pycore_memheap.h"       // _PyMemHeap_KeepBlock()
 #include "pycore_parcel_graph.h"
 #include "pycore_pystate.h"       // _PyThreadState_GET()
+#include "pycore_rwextcopy.h"     // _PyRWExt_Hold()
 #include "pycore_rwinterp.h"      // _PyRWInterp_Enter()
 #ifdef HAVE_SYS_MMAN_H
 #  include <sys/mman.h>           // madvise()
@@ -45,6 +46,7 @@ struct _PyParcel_Lent {
     _PyParcel_Lent *before, *after; // the same: its list of all
     Py_buffer held;                 // to be released by the lender
     Py_buffer shown;                // to the receivers, without an owner
+    int holds;                      // hold_statics() was called
 };
 
 static _PyParcel_Lent *
@@ -62,6 +64,7 @@ lend(_PyParcel_Home *home, PyObject *obj)
     lent->refs = 1;
     lent->next = NULL;
     lent->home = home;
+    lent->holds = 0;
     lent->shown = lent->held;
     _Py_atomic_add_ssize(&home->refs, 1);
     PyMutex_Lock(&home->mutex);
@@ -116,6 +119,30 @@ show_bytes(_PyParcel_Lent *lent, const Py_buffer *view)
 {
     (void)PyBuffer_FillInfo(&lent->shown, NULL, view->buf, view->len,
                             view->readonly, PyBUF_FULL_RO);
+}
+
+/* What is shown may be in the statics of private copies of extensions. */
+static void
+hold_statics(const Py_buffer *shown, int n)
+{
+    if (shown->len > 0) {
+        _PyRWExt_Hold(shown->buf, n);
+    }
+    _PyRWExt_Hold(shown->format, n);
+    _PyRWExt_Hold(shown->shape, n);
+    _PyRWExt_Hold(shown->strides, n);
+    _PyRWExt_Hold(shown->suboffsets, n);
+}
+
+void
+_PyParcel_HoldLent(_PyParcel_Home *home)
+{
+    PyMutex_Lock(&home->mutex);
+    for (_PyParcel_Lent *lent = home->lent; lent != NULL; lent = lent->after) {
+        lent->holds = 1;
+        hold_statics(&lent->shown, 1);
+    }
+    PyMutex_Unlock(&home->mutex);
 }
 
 _PyParcel_Lent *
@@ -240,6 +267,9 @@ _PyParcel_LentDrop(_PyParcel_Lent *lent)
         // nobody looks at it any more.
         unlist_lent(lent);
         PyMutex_Unlock(&home->mutex);
+        if (lent->holds) {
+            hold_statics(&lent->shown, -1);
+        }
         PyMem_RawFree(lent);
         _PyParcel_DropHome(home);
         return;

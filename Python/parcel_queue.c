@@ -1613,6 +1613,18 @@ _PyParcel_KeepAllLent(int64_t interpid, _PyMemHeap_Remains *remains)
 }
 
 void
+_PyParcel_HoldAllLent(int64_t interpid)
+{
+    lock(&registry.mutex);
+    for (_PyParcel_Home *home = registry.homes; home != NULL; home = home->next) {
+        if (home->interpid == interpid) {
+            _PyParcel_HoldLent(home);
+        }
+    }
+    unlock(&registry.mutex);
+}
+
+void
 _PyParcel_DropHome(_PyParcel_Home *home)
 {
     if (_Py_atomic_add_ssize(&home->refs, -1) != 1) {

@@ -44,7 +44,8 @@
      - what other interpreters have, or may get (parcels, lent buffers)
      - what statics of all other files lead to: those of the base, of modules that
        declare support, of libraries
-     - everything, if a copy's code has made threads, or somebody holds a copy
+     - everything, if a copy's code has made threads, or if what was lent is in the
+       statics of a copy, which then isn't used again as long as it is lent
      A library that is not copied does not know Python.  What it was given is memory
      for the length of a call, or is there for a callback into the copy.
 
@@ -86,6 +87,9 @@
 #include <gnu/libc-version.h>     // gnu_get_libc_version()
 #include <link.h>                 // struct link_map
 #include <pthread.h>
+#ifdef _Py_ADDRESS_SANITIZER
+#  include <sanitizer/asan_interface.h>
+#endif
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -139,7 +143,7 @@ typedef struct copy {
     uint64_t reused;            // the same, if this was not the first time
     int made_threads;           // its code has, since it was woken
     Py_ssize_t modules;         // how many were made from it
-    Py_ssize_t holds;           // _PyRWExt_Hold()
+    Py_ssize_t holds;           // atomic: _PyRWExt_Hold()
     PyGC_Head swept;            // among the owner's objects that are left
     size_t bytes;               // memory of its own
     _PyRWExtLayout layout;
@@ -345,26 +349,16 @@ _PyRWExt_InterpreterOfAddress(const void *pc)
     return owner < 0 ? _PyRWExt_NOBODY : owner;
 }
 
-int
-_PyRWExt_Hold(const void *address)
-{
-    copy *c = find_by_address(address);
-    if (c == NULL) {
-        return -1;
-    }
-    PyMutex_Lock(&mutex);
-    c->holds++;
-    PyMutex_Unlock(&mutex);
-    return 0;
-}
-
 void
-_PyRWExt_Unhold(const void *address)
+_PyRWExt_Hold(const void *address, int n)
 {
     copy *c = find_by_address(address);
-    PyMutex_Lock(&mutex);
-    c->holds--;
-    PyMutex_Unlock(&mutex);
+    for (size_t i = 0; c != NULL && i < c->npieces; i++) {
+        const piece *p = &c->pieces[i];
+        if ((uintptr_t)address - (uintptr_t)p->start < p->size) {
+            _Py_atomic_add_ssize(&c->holds, n);
+        }
+    }
 }
 
 /* In place of __cxa_atexit(): EXT-3. */
@@ -745,9 +739,21 @@ clear_memory(char *start, size_t size)
     }
 }
 
+/* AddressSanitizer guards memory around an image's variables until the image's
+   destructors have run, and those of copies do not. */
+static void
+forget_red_zones(const copy *c)
+{
+    (void)c;
+#ifdef _Py_ADDRESS_SANITIZER
+    __asan_unpoison_memory_region((void *)c->start, c->end - c->start);
+#endif
+}
+
 static void
 restore(copy *c)
 {
+    forget_red_zones(c);
     for (size_t i = 0; i < c->npieces; i++) {
         piece *p = &c->pieces[i];
         if (p->saved != NULL) {
@@ -1029,6 +1035,7 @@ load(copy *c, int source_fd, int fd, const char *path)
 static void
 unload(copy *c)
 {
+    forget_red_zones(c);
     c->owner = -1;
     c->start = c->end = 0;
     c->source = NULL;
@@ -1132,7 +1139,9 @@ static int
 may_take(const group *g, int64_t owner)
 {
     for (copy *c = copies; c != NULL; c = c->next) {
-        if (c->group == g && (c->holds != 0 || find_copy(c->source, owner))) {
+        if (c->group == g && (_Py_atomic_load_ssize(&c->holds) != 0
+                              || find_copy(c->source, owner)))
+        {
             return 0;
         }
     }
@@ -1355,7 +1364,8 @@ is_quiet(int64_t owner)
     int quiet = 1;
     PyMutex_Lock(&mutex);
     for (copy *c = copies; c != NULL; c = c->next) {
-        if (c->owner == owner && (c->made_threads || c->holds != 0)) {
+        if (c->owner == owner && (c->made_threads || _Py_atomic_load_ssize(&c->holds) != 0))
+        {
             quiet = 0;
         }
     }
@@ -1418,6 +1428,9 @@ void
 _PyRWExt_FreeRemains(PyInterpreterState *interp)
 {
     _PyMemHeap_Remains *remains = NULL;
+    if (find_live_copy(interp->id) != NULL) {
+        _PyParcel_HoldAllLent(interp->id);
+    }
     if (!_PyInterp_IsZombie(interp) && is_quiet(interp->id)) {
         remains = _PyMemHeap_BeginRemains(interp);
     }
@@ -1876,14 +1889,8 @@ _PyRWExt_InterpreterOfAddress(const void *Py_UNUSED(pc))
     return -1;
 }
 
-int
-_PyRWExt_Hold(const void *Py_UNUSED(address))
-{
-    return -1;
-}
-
 void
-_PyRWExt_Unhold(const void *Py_UNUSED(address))
+_PyRWExt_Hold(const void *Py_UNUSED(address), int Py_UNUSED(n))
 {
 }
 

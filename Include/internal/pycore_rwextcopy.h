@@ -80,11 +80,11 @@ extern void _PyRWExt_AfterForkChild(void);
 #define _PyRWExt_NOBODY INT64_MAX
 PyAPI_FUNC(int64_t) _PyRWExt_InterpreterOfAddress(const void *pc);
 
-/* Keep the copy that has this address from being used again, because something
-   that outlives the interpreter points to it.  Calls nest; -1 if the address
-   belongs to no copy. */
-PyAPI_FUNC(int) _PyRWExt_Hold(const void *address);
-PyAPI_FUNC(void) _PyRWExt_Unhold(const void *address);
+/* If the address is in the statics of a copy: keep it from being used again, which
+   would make them new, because somebody looks at them who outlives the interpreter
+   (n = 1); not any more (n = -1).  Called from before the interpreter's memory is
+   given back.  Any thread; takes no lock. */
+extern void _PyRWExt_Hold(const void *address, int n);
 
 /* What was copied: a new list of `type`, a struct sequence type with the fields
    name, file, interpreter (None: the copy waits for one), nbytes. */

@@ -44,7 +44,8 @@ class HostTests(unittest.TestCase):
         program = os.path.join(os.path.abspath(os_helper.TESTFN), 'host')
         includes = {sysconfig.get_path('include'), sysconfig.get_path('platinclude'),
                     os.path.dirname(sysconfig.get_config_h_filename())}
-        command = [*words('CC'), '-pthread', *words('OPT'), *words('LINKFORSHARED'),
+        command = [*words('CC'), '-pthread', *words('BASECFLAGS'), *words('OPT'),
+                   *words('LDFLAGS'), *words('LINKFORSHARED'),
                    *[f'-I{path}' for path in includes], SOURCE, '-o', program,
                    # Extension modules use functions that the host does not.
                    '-Wl,--whole-archive', library, '-Wl,--no-whole-archive',

@@ -535,8 +535,16 @@ count_exits(PyObject *self, PyObject *unused)
     return PyLong_FromLong(exits);
 }
 
+static char statics[1000];
+
+static PyObject *
+show(PyObject *self, PyObject *unused)
+{
+    return PyMemoryView_FromMemory(statics, sizeof(statics), PyBUF_WRITE);
+}
+
 static PyMethodDef methods[] = {
-    {"keep", keep, METH_O}, {"make_thread", make_thread, METH_NOARGS},
+    {"keep", keep, METH_O}, {"show", show, METH_NOARGS}, {"make_thread", make_thread, METH_NOARGS},
     {"leave_for_exit", leave_for_exit, METH_O},
     {"count_exits", count_exits, METH_NOARGS}, {0}};
 static PyModuleDef module = {PyModuleDef_HEAD_INIT, "rwkeeper", 0, -1, methods};
@@ -803,6 +811,29 @@ class RemainsTests(Base):
         self.assertEqual(views[0].tolist(), list(range(100)))
         self.assertEqual(views[1].tobytes(), (bytes(range(256)) * 10)[7:])
         self.assertEqual(views[2].tolist(), list(range(1000)))
+
+    def test_lent_statics_stay(self):
+        # The copy waits until they come back; then it is used again.
+        before = len(self.copies('rwkeeper'))
+        views = []
+        for k in range(1, 4):
+            interp = self.start()
+            interp.exec(textwrap.dedent(f"""
+                view = rwkeeper.show()
+                assert not any(view)
+                view[:] = bytes([{k}]) * len(view)
+                queue.put(view)
+                """))
+            views.append(self.queue.get(timeout=support.SHORT_TIMEOUT))
+            interp.close()
+        self.assertEqual([set(view) for view in views], [{1}, {2}, {3}])
+        self.assertLessEqual(len(self.copies('rwkeeper')), before + 3)
+        del views[0]
+        after = len(self.copies('rwkeeper'))
+        for _ in range(5):
+            self.keep_and_close()
+        self.assertEqual(len(self.copies('rwkeeper')), after)
+        self.assertEqual([set(view) for view in views[:2]], [{2}, {3}])
 
     def test_statics_of_others_stay(self):
         # The interpreter that first imports _datetime makes the tuples of its

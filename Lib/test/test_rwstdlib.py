@@ -1,12 +1,13 @@
 """The standard library in a subinterpreter: what works, what is refused.
 
-Each class is a row of the table in Doc/guide/extensions.rst, "The standard
-library".  In CPython 3.13.5 what is marked (+) there is refused.
+Each class is a row of the table in Doc/guide/standard_library.rst.  In CPython
+3.13.5 what is marked (+) there is refused.
 """
 
 import contextlib
 import os
 import pkgutil
+import signal
 import sys
 import textwrap
 import threading
@@ -414,6 +415,9 @@ class Signal(Row):
                                    'only works in main thread of the main interpreter')
 
     def test_the_rest(self):
+        # Background jobs of a shell ignore SIGINT.
+        self.addCleanup(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self.assertEqual(self.run_code('''
             import signal
             result = [signal.getsignal(signal.SIGINT),

@@ -109,6 +109,13 @@ def find_apache():
     return (os.path.join(query('SBINDIR'), query('PROGNAME')), query('LIBEXECDIR'))
 
 
+def find_library(python):
+    """PREFIX/lib need not be one of the folders in which the loader looks."""
+    folder = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(python))), 'lib')
+    others = os.environ.get('LD_LIBRARY_PATH')
+    os.environ['LD_LIBRARY_PATH'] = f'{folder}:{others}' if others else folder
+
+
 def make_environment(python, work):
     """Return the virtual environment's python."""
     env = os.path.join(work, 'env')
@@ -250,6 +257,7 @@ def main():
     parser.add_argument('--work')
     parser.add_argument('--seconds', type=int, default=10)
     args = parser.parse_args()
+    find_library(args.python)
     program, modules = find_apache()
     work = os.path.abspath(args.work or tempfile.mkdtemp(prefix='mod_wsgi-'))
     os.makedirs(work, exist_ok=True)
