@@ -395,7 +395,6 @@ class ExitTests(Base):
             interp = _interpreters.create()
             for _ in range(8):
                 blocked_thread(interp, r=wake.r)
-            atexit.register(os.close, wake.r)
             atexit.register(os.write, wake.w, b'.' * 8)
             """, '')
 
