@@ -5,7 +5,7 @@
 
 The build runs this as its PROFILE_TASK, with an interpreter that counts how often each
 piece of its C code is executed.  What is never executed, gcc puts aside and compiles for
-size.  The base trains with 44 of its test files.  They call nearly everything, but rarely
+size.  The base trains with 43 of its test files.  They call nearly everything, but rarely
 in the ways in which programs do: a test calls a function once, with odd arguments, and
 wants an exception.  So here each lesson does something that programs do all day, often
 enough that the interpreter specialises it, and now and then with other types, so that the
