@@ -237,9 +237,11 @@ map_set_arena(uintptr_t arena, struct _PyMemHeap *heap)
    An arena that is given back to the system and asked for again costs a system
    call, and a page fault and the clearing of each of its pages.  Messages do that
    all the time: a graph is built, sent, used and dropped.  So in a process that does
-   so some arenas stay, for any heap, and new ones come in pairs, aligned so that the
-   system can map a pair as one huge page (2 MiB on most machines): fewer faults, and
-   fewer misses in the TLB.
+   so some arenas stay, for any heap.  Once there is a second heap, new ones come in
+   pairs, aligned so that the system can map a pair as one huge page (2 MiB on most
+   machines): fewer faults, and fewer misses in the TLB.  Programs with one interpreter
+   do without: a virtual machine whose host takes back free memory can need milliseconds
+   for the first touch of a huge page, and they pay for nothing that they don't use.
 
    What stays, and a huge page of which little is used, must not add to a peak that
    the process would have had without it:
@@ -315,7 +317,9 @@ memheap_alloc_arena(void)
     }
     else if (arenas_kept.stay || arenas_kept.given_back >= MANY_GIVEN_BACK) {
         arenas_kept.stay = true;
-        arena = alloc_pair();
+        if (_Py_atomic_load_int_relaxed(&memheaps.several)) {
+            arena = alloc_pair();
+        }
         if (arena != NULL) {
             arenas_kept.spare[arenas_kept.n++] = (char *)arena + ARENA_SIZE;
         }

@@ -168,6 +168,38 @@ def test_failing_training_is_shown_but_fails_no_build(make_tree):
                                             "the training task ", "step 3 of 3: compi"]
 
 
+PROFILED = ("CC=\t\t{cc}\nPGO_PROF_USE_FLAG=-fuse-profile\nall build_all:\n"
+            "\techo 'task: $(PROFILE_TASK)' >>told; echo 'flag: $(PGO_PROF_USE_FLAG)' >>told; touch python\n")
+
+
+@pytest.mark.parametrize("compiler, flag", [("true", "flag: -fuse-profile -fprofile-partial-training"),
+                                            ("false", "flag: -fuse-profile"),
+                                            ("no-such-compiler-here", "flag: -fuse-profile")])
+def test_training_is_ours_and_the_flag_where_the_compiler_has_it(make_tree, compiler, flag):
+    done = make_tree(PROFILED.format(cc=compiler).replace("'", '"'), args=["--enable-optimizations"])
+    assert done.returncode == 0, done.stdout
+    told = (make_tree.obj / "told").read_text().splitlines()
+    assert told[0].startswith("task: ../../Tools/pgo/train.py ||") and told[1] == flag
+
+
+def test_training_and_flag_can_be_given(make_tree, environment):
+    environment.update(PROFILE_TASK="-m given", PROFILE_FLAGS="")
+    make_tree(PROFILED.format(cc="true").replace("'", '"'), args=["--enable-optimizations"])
+    told = (make_tree.obj / "told").read_text().splitlines()
+    assert told[0].startswith("task: -m given ||") and told[1] == "flag: -fuse-profile"
+
+
+def test_stock_is_trained_as_the_base_trains(repository, environment):
+    obj = repository / "build" / "stock" / "obj"
+    write(obj, {"Makefile": PROFILED.format(cc="true").replace("'", '"'),
+                ".rwpython-configured": json.dumps({"base": basetar.SHA256, "args": ["--enable-optimizations"],
+                                                    "variables": {}})})
+    done = run(sys.executable, repository / "Tools" / "upstream" / "build.py", "--stock", "make", env=environment)
+    assert done.returncode == 0, done.stdout
+    told = (obj / "told").read_text().splitlines()
+    assert told[0].startswith("task: -m test --pgo") and told[1] == "flag: -fuse-profile"
+
+
 def test_half_a_product_is_not_kept_on_failure(make_tree):
     done = make_tree("all build_all: a.h\na.h:\n\techo half >a.h; exit 1\n")
     assert done.returncode == 1

@@ -145,6 +145,26 @@ class ArenaTests(unittest.TestCase):
         self.assertEqual(self.count_spare("[float(i) for i in range(1_000_000)]"), 0)
         self.assertGreater(self.count_spare("for _ in 1, 2: [float(i) for i in range(1_000_000)]"), 8)
 
+    @requires_heaps
+    @unittest.skipUnless(os.path.isdir("/sys/kernel/mm/transparent_hugepage"), "needs huge pages")
+    def test_huge_pages_only_with_several_heaps(self):
+        code = textwrap.dedent("""
+            import _interpreters
+            def advised():
+                with open("/proc/self/smaps") as file:
+                    return sum(" hg" in line for line in file if line.startswith("VmFlags"))
+            def repeat(n):
+                for _ in 1, 2, 3:
+                    [float(i) for i in range(n)]
+            repeat(1_000_000)
+            print(advised())
+            _interpreters.create()
+            repeat(4_000_000)       # more than what stays
+            print(advised() > 0)
+            """)
+        rc, out, err = script_helper.assert_python_ok('-S', '-c', code)
+        self.assertEqual(out.split(), [b"0", b"True"])
+
 
 class Base(unittest.TestCase):
 

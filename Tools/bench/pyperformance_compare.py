@@ -12,7 +12,10 @@ Method     Pairs: one process of each build, right after each other, with the sa
            counts: a disturbance only adds.  One pair of every benchmark, then the next
            of every benchmark, till it is known whether the benchmark is more than 3 %
            slower, or --minutes are over.
-Baseline   Stock CPython 3.13.5 from the same tarball with the same flags.
+Baseline   Stock CPython 3.13.5 from the same tarball, with PGO and LTO as the base has them.
+           Ours has other training and a flag more ("Flags" in Doc/internals/measurements.rst);
+           rm -r build/obj-optimised, then PROFILE_TASK="-m test --pgo --timeout=1200"
+           PROFILE_FLAGS= make optimised, makes equal ones.
 Reading    speed: against / this, above 1 this one is faster; then an interval that has
            the true value in it with 95 % probability.  clock: what is compared, CPU time,
            or elapsed time if the program waits for half of it or more.  elapsed: the

@@ -36,6 +36,9 @@ PRODUCTS = re.compile(r"\.(o|a|so|h)$|^(python|_bootstrap_python|_freeze_module|
 
 # Builds to measure with: what is added to the options given to ./configure.
 VARIANTS = {"optimised": ("--enable-optimizations", "--with-lto"), "freethreaded": ("--disable-gil",)}
+# How ours is optimised by a profile.
+TRAINER = TOP / "Tools" / "pgo" / "train.py"
+PARTIAL = "-fprofile-partial-training"
 
 
 class Tree:
@@ -171,7 +174,7 @@ class Compilation:
     STAGES = {"Building with support for profile generation": "step 1 of 3: compiling for training",
               "Running code to generate profile data": None,
               "Rebuilding with profile guided": "step 3 of 3: compiling with the profile"}
-    TRAINING = re.compile(r"\[\s*\d+/\d+(/\d+)?\] test")
+    TRAINING = re.compile(r"\[\s*\d+/\d+(/\d+)?\] test|^lesson ")
     # Paragraphs of the base's output that the user should see.
     NOTICE = re.compile(r"The necessary bits|The following modules|Following modules built|Failed to build")
 
@@ -239,6 +242,43 @@ def drop_doubtful(tree):
             path.unlink()
 
 
+def profile_words(tree, configuration, environment):
+    """What make has to be told about the optimisation by a profile.
+
+    For stock, the base's own ways.  Ours trains with more, and keeps what the training has
+    not reached from being compiled for size; see "Flags" in Doc/internals/measurements.rst.
+    """
+    if "--enable-optimizations" not in configuration["args"]:
+        return []
+    task, flags = "-m test --pgo --timeout=1200", ""
+    if not tree.stock:
+        task = shlex.quote(os.path.relpath(TRAINER, tree.obj))
+        flags = PARTIAL if takes(tree, PARTIAL, environment) else ""
+    task = environment.get("PROFILE_TASK") or task
+    flags = environment.get("PROFILE_FLAGS", flags)
+    # A test that fails, as some do for root in a container, still trains; but it is shown.
+    words = [f"PROFILE_TASK={task} || echo 'the training task failed in part, see above; going on'"]
+    if flags:
+        words.append(f"PGO_PROF_USE_FLAG={variable(tree, 'PGO_PROF_USE_FLAG')} {flags}")
+    return words
+
+
+def variable(tree, name):
+    """What the base's configure has set this to in the Makefile."""
+    found = re.search(rf"^{name}=[ \t]*(.*)$", (tree.obj / "Makefile").read_text(), re.MULTILINE)
+    return found.group(1) if found else ""
+
+
+def takes(tree, flag, environment):
+    """Does the compiler know this flag?"""
+    command = [*shlex.split(variable(tree, "CC") or "cc"), "-Werror", flag, "-E", "-x", "c", os.devnull]
+    try:
+        return not subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.DEVNULL).returncode
+    except OSError:
+        return False
+
+
 def make(tree):
     configuration = tree.configuration()
     if configuration is None:
@@ -253,11 +293,7 @@ def make(tree):
                          env={**environment, "MAKEFLAGS": ""}, errors="replace")
     watch = Compilation(len(set(Compilation.OBJECT.findall(dry.stdout))))
     began = time.monotonic()
-    words = ["all"]
-    if "--enable-optimizations" in configuration["args"]:
-        # A test that fails, as some do for root in a container, still trains; but it is shown.
-        task = environment.get("PROFILE_TASK") or "-m test --pgo --timeout=1200"
-        words.append(f"PROFILE_TASK={task} || echo 'the training task failed in part, see above; going on'")
+    words = ["all", *profile_words(tree, configuration, environment)]
     if watch.total:
         say(f"compiling {watch.total} files; log: {os.path.relpath(log)}")
     status = run(make_command(tree, *words), TOP, log, watch, environment)
