@@ -436,13 +436,11 @@ close_making(int stage)
 }
 
 /* The next interpreter after those that have been dealt with.  0: there is none
-   yet, but one is being made.  -1: there is none and will be none, as creation is
-   closed now. */
+   yet, but one is being made, and `patient`.  -1: there is none and will be none, as
+   creation is closed now.  `late`: nobody else may begin to make one. */
 static int64_t
-next_interpreter(int64_t last, PyTime_t began)
+next_interpreter(int64_t last, int late, int patient)
 {
-    PyTime_t now = began;
-    (void)PyTime_MonotonicRaw(&now);
     int64_t next = -1;
     HEAD_LOCK(&_PyRuntime);
     for (PyInterpreterState *interp = _PyRuntime.interpreters.head;
@@ -454,13 +452,13 @@ next_interpreter(int64_t last, PyTime_t began)
             next = interp->id;
         }
     }
-    if (next < 0 && making > 0 && now - began < _PyInterp_EXIT_WAIT_NS) {
+    if (next < 0 && making > 0 && patient) {
         next = 0;
     }
     if (next < 0) {
         close_making(CLOSED);                   // L3
     }
-    else if (now - began > _PyInterp_EXIT_MAKING_NS) {
+    else if (late) {
         close_making(CLOSING);
     }
     HEAD_UNLOCK(&_PyRuntime);
@@ -488,6 +486,24 @@ look_at(int64_t id)
     }
     HEAD_UNLOCK(&_PyRuntime);
     return v;
+}
+
+static int
+interrupted(void)
+{
+    if (PyErr_CheckSignals() < 0) {
+        PyErr_Clear();
+        return 1;
+    }
+    return 0;
+}
+
+static PyTime_t
+get_time(void)
+{
+    PyTime_t now = 0;
+    (void)PyTime_MonotonicRaw(&now);
+    return now;
 }
 
 /* One slice, without the main interpreter's lock. */
@@ -529,11 +545,7 @@ wait_for(PyThreadState *main_tstate, int64_t id, PyInterpreterState **interp)
             return 1;
         }
         waited += SLICE_NS;
-        if (PyErr_CheckSignals() < 0) {
-            PyErr_Clear();
-            return 0;
-        }
-        if (waited > _PyInterp_EXIT_WAIT_NS) {
+        if (interrupted() || waited > _PyInterp_EXIT_WAIT_NS) {
             return 0;
         }
     }
@@ -586,13 +598,15 @@ void
 _PyInterp_EndAll(PyThreadState *main_tstate)
 {
     _Py_atomic_store_int_relaxed(&exiting, 1);
-    int left_behind = 0;
-    PyTime_t began = 0;
-    (void)PyTime_MonotonicRaw(&began);
-    int64_t last = 0, id;
-    while ((id = next_interpreter(last, began)) >= 0) {
+    int left_behind = 0, late = 0, patient = 1;
+    PyTime_t began = get_time();
+    int64_t last = 0, waited = 0, id;
+    while ((id = next_interpreter(last, late, patient)) >= 0) {
+        late = get_time() - began > _PyInterp_EXIT_MAKING_NS;
         if (id == 0) {
             pause_for_others(main_tstate);
+            waited += SLICE_NS;
+            patient = !interrupted() && waited <= _PyInterp_EXIT_WAIT_NS;
             continue;
         }
         last = id;

@@ -5,9 +5,9 @@
 //     else; interpreters of the parent are forgotten there, not cleared.
 //   - exit: every interpreter is ended, its non-daemon threads joined, while
 //     the runtime is still whole.  For _PyInterp_EXIT_MAKING_NS, threads that run
-//     on can make new ones, which are ended as well.  One whose thread stays in C code for
-//     _PyInterp_EXIT_WAIT_NS is left behind with a message; Ctrl-C does the
-//     same at once.
+//     on can make new ones, which are ended as well.  One whose thread stays in C
+//     code for _PyInterp_EXIT_WAIT_NS is left behind with a message; Ctrl-C does
+//     the same at once.
 //   - an interpreter of the `_interpreters` module, or any at exit, can end
 //     while threads are left in it: they exit when they next want its lock.
 

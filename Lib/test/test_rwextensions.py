@@ -78,6 +78,37 @@ class Base(unittest.TestCase):
         return queue.get(timeout=support.SHORT_TIMEOUT)
 
 
+class CompilingTests(Base):
+    """With extension modules of its own, in `folder`."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.mkdtemp()
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+
+    @classmethod
+    def compile_module(cls, name, source, variable, *options):
+        """variable: what sysconfig calls the compiler, CC or CXX."""
+        language, suffix, usual = {'CC': ('C', '.c', 'cc'),
+                                   'CXX': ('C++', '.cpp', 'c++')}[variable]
+        compiler = (sysconfig.get_config_var(variable) or usual).split()
+        if shutil.which(compiler[0]) is None:
+            raise unittest.SkipTest(f'no {language} compiler: {compiler[0]}')
+        path = os.path.join(cls.folder, name + suffix)
+        with open(path, 'w') as file:
+            file.write(source)
+        include = [sysconfig.get_path('include'), sysconfig.get_path('platinclude'),
+                   os.path.dirname(sysconfig.get_config_h_filename()),
+                   os.path.join(sysconfig.get_config_var('srcdir') or '.', 'Include')]
+        done = subprocess.run(
+            [*compiler, '-shared', '-fPIC', '-w', *options, path,
+             *(f'-I{folder}' for folder in include),
+             '-o', os.path.join(cls.folder, name + '.so')],
+            capture_output=True, text=True, timeout=support.LONG_TIMEOUT)
+        if done.returncode != 0:
+            raise unittest.SkipTest(f'can\'t compile {language}: {done.stderr[-500:]}')
+
+
 class CopyTests(Base):
 
     def test_single_phase(self):
@@ -400,30 +431,14 @@ PyMODINIT_FUNC INIT(BARE)(void) { return PyModule_Create(&module); }
 
 
 @support.requires_subprocess()
-class CxxTests(Base):
+class CxxTests(CompilingTests):
 
     @classmethod
     def setUpClass(cls):
-        compiler = (sysconfig.get_config_var('CXX') or 'c++').split()
-        if shutil.which(compiler[0]) is None:
-            raise unittest.SkipTest(f'no C++ compiler: {compiler[0]}')
-        cls.folder = tempfile.mkdtemp()
-        cls.addClassCleanup(shutil.rmtree, cls.folder)
-        source = os.path.join(cls.folder, 'source.cpp')
-        with open(source, 'w') as file:
-            file.write(CXX_SOURCE)
-        include = [sysconfig.get_path('include'), sysconfig.get_path('platinclude'),
-                   os.path.dirname(sysconfig.get_config_h_filename()),
-                   os.path.join(sysconfig.get_config_var('srcdir') or '.', 'Include')]
+        super().setUpClass()
         for name in 'rwcxx_one', 'rwcxx_two':
-            done = subprocess.run(
-                [*compiler, '-shared', '-fPIC', '-std=c++17', '-w', source,
-                 f'-DNAME="{name}"', f'-DBARE={name}',
-                 *(f'-I{path}' for path in include),
-                 '-o', os.path.join(cls.folder, name + '.so')],
-                capture_output=True, text=True, timeout=support.LONG_TIMEOUT)
-            if done.returncode != 0:
-                raise unittest.SkipTest(f'can\'t compile C++: {done.stderr[-500:]}')
+            cls.compile_module(name, CXX_SOURCE, 'CXX', '-std=c++17',
+                               f'-DNAME="{name}"', f'-DBARE={name}')
 
     def code(self, *names):
         return f'import sys; sys.path.insert(0, {self.folder!r})\n' + '\n'.join(
@@ -565,29 +580,13 @@ def allocated_blocks():
 
 
 @support.requires_subprocess()
-class RemainsTests(Base):
+class RemainsTests(CompilingTests):
     """What is left of an interpreter is given back, and nothing else is."""
 
     @classmethod
     def setUpClass(cls):
-        compiler = (sysconfig.get_config_var('CC') or 'cc').split()
-        if shutil.which(compiler[0]) is None:
-            raise unittest.SkipTest(f'no C compiler: {compiler[0]}')
-        cls.folder = tempfile.mkdtemp()
-        cls.addClassCleanup(shutil.rmtree, cls.folder)
-        source = os.path.join(cls.folder, 'source.c')
-        with open(source, 'w') as file:
-            file.write(KEEPER_SOURCE)
-        include = [os.path.dirname(sysconfig.get_config_h_filename()),
-                   os.path.join(sysconfig.get_config_var('srcdir') or '.', 'Include'),
-                   sysconfig.get_path('include'), sysconfig.get_path('platinclude')]
-        done = subprocess.run(
-            [*compiler, '-shared', '-fPIC', '-w', source,
-             *(f'-I{path}' for path in include),
-             '-o', os.path.join(cls.folder, 'rwkeeper.so')],
-            capture_output=True, text=True, timeout=support.LONG_TIMEOUT)
-        if done.returncode != 0:
-            raise unittest.SkipTest(f'can\'t compile C: {done.stderr[-500:]}')
+        super().setUpClass()
+        cls.compile_module('rwkeeper', KEEPER_SOURCE, 'CC')
         # The first interpreter that imports it leaves what the process keeps.
         cls.load_twice(cls)
 
