@@ -12,6 +12,7 @@
 
 #include "Python.h"
 #include "pycore_interp.h"        // PyInterpreterState
+#include "pycore_lock.h"          // _Py_HAS_PARKED
 #include "pycore_pystate.h"       // _PyInterpreterState_GET()
 #include "pycore_rwgil.h"
 
@@ -508,6 +509,30 @@ mode(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(arg))
         _PyRWGIL_GetMode() == _PyRWGIL_MODE_GLOBAL ? "global" : "pair");
 }
 
+/* --- A mutex that all interpreters know ---------------------------------- */
+
+static PyMutex mutex;
+
+static PyObject *
+mutex_lock(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(arg))
+{
+    PyMutex_Lock(&mutex);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+mutex_unlock(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(arg))
+{
+    PyMutex_Unlock(&mutex);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+mutex_is_waited_for(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(arg))
+{
+    return PyBool_FromLong(_Py_atomic_load_uint8(&mutex._bits) & _Py_HAS_PARKED);
+}
+
 static PyMethodDef methods[] = {
     {"event_new", event_new, METH_NOARGS, NULL},
     {"event_set", event_set, METH_O, NULL},
@@ -532,6 +557,9 @@ static PyMethodDef methods[] = {
     {"forked_quietly", forked_quietly, METH_NOARGS,
      PyDoc_STR("In a forked child: did all other interpreters stand still?")},
     {"mode", mode, METH_NOARGS, NULL},
+    {"mutex_lock", mutex_lock, METH_NOARGS, NULL},
+    {"mutex_unlock", mutex_unlock, METH_NOARGS, NULL},
+    {"mutex_is_waited_for", mutex_is_waited_for, METH_NOARGS, NULL},
     {NULL, NULL},
 };
 

@@ -71,6 +71,11 @@ PyAPI_FUNC(int) _PyInterp_BindStarted(PyThreadState *);
    instructions, until no thread is binding one. */
 extern void _PyInterp_WaitStarting(void);
 
+/* _PyParkingLot_Park() for a PyMutex.  A thread that exits when it attaches again leaves
+   the mutex to others.  *handed_off is set if unlocking has given it the mutex. */
+extern int _PyInterp_ParkForMutex(PyMutex *, const uint8_t *expected, PyTime_t timeout,
+                                  void *entry, const int *handed_off, int detach);
+
 /* Around the deletion of a thread state, from before it is unlinked until it is
    freed.  What the first returns is for the second. */
 extern int *_PyInterp_BeginLeaving(PyInterpreterState *);

@@ -583,6 +583,24 @@ class CloseTests(Base):
             print('alive')
             """, 'alive\n')
 
+    def test_thread_that_waits_for_a_mutex(self):
+        """It gets the mutex when its interpreter has been closed.
+        Stock: aborts, not the last thread.
+        """
+        self.check("""
+            import _testrwgil as rwgil, time
+            interp = _interpreters.create()
+            rwgil.mutex_lock()
+            blocked_thread(interp, 'import _testrwgil; _testrwgil.mutex_lock()')
+            while not rwgil.mutex_is_waited_for():
+                time.sleep(0.001)
+            _interpreters.destroy(interp)
+            time.sleep(0.01)    # who has waited longer than 1 ms is given it
+            rwgil.mutex_unlock()
+            rwgil.mutex_lock()
+            print('alive')
+            """, 'alive\n')
+
     def test_threads_just_being_started(self):
         """Stock: aborts, not the last thread."""
         self.check("""
