@@ -116,7 +116,8 @@ struct _PyMemHeap {
     uint64_t watch;             // number of the watch over the owner, or 0
     unsigned char **stay;       // by arena: which blocks are not the owner's
     uint nstay;
-    int gave;                   // the owner has given something away
+    Py_ssize_t named_early;          // blocks that were named before the watch
+    int gave;                   // the owner has given away more than was named
     int unknown;                // nothing can be said about what stays
 };
 
@@ -126,7 +127,10 @@ struct own_heap {
     struct _PyMemHeap heap;
 };
 
-static struct _PyMemHeap main_heap = {.state = &obmalloc_state_main};
+static struct _PyMemHeap main_heap = {
+    .state = &obmalloc_state_main,
+    .gave = 1,                  // it is never watched
+};
 
 static struct {
     PyMutex mutex;

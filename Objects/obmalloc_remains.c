@@ -23,12 +23,17 @@
    REM-2  What is in the table is live: allocated by an interpreter that was being
           watched then, and neither freed nor given away since.  It has the number
           of that watch: what an earlier one left is never taken for this one's.
-   REM-3  If something has been given away without a bit (before the watch, or
-          because there was no memory), then all that was allocated at the time
-          stays, or nothing is freed at all.
+   REM-3  If something has been given away without a bit (so much before the watch
+          that nobody named it, or because there was no memory), then all that was
+          allocated at the time stays, or nothing is freed at all.
 
-   Bits that are set too often only keep memory: so the bit of a block that comes
-   back by the remote list is cleared, and others may be stale.
+   Bits that are set too often only keep memory, but for good.  So the bit of a block
+   that comes back by the remote list is cleared, and when a watch begins that of any
+   block that is free.  Others can be stale: of what came back in a parcel and was
+   freed by its first owner, and of what REM-3 had to keep at the beginning of a watch.
+   For that to be rare, what goes before a watch is named too, up to NAMED_EARLY blocks:
+   most interpreters import their extensions after a message or two.  One that sends
+   more first, and perhaps never imports any, is spared the walks.
 
    Races
    - The bits, and everything in the struct, belong to the heap's owner; after its
@@ -282,6 +287,14 @@ stays(const struct _PyMemHeap *heap, uint arena, uint bit)
         && (heap->stay[arena][bit / 8] >> (bit % 8)) & 1;
 }
 
+static inline void
+clear_stay(struct _PyMemHeap *heap, uint arena, uint bit)
+{
+    if (stays(heap, arena, bit)) {
+        heap->stay[arena][bit / 8] &= (unsigned char)~(1 << (bit % 8));
+    }
+}
+
 static void
 set_stay(struct _PyMemHeap *heap, uint arena, uint bit)
 {
@@ -296,11 +309,10 @@ set_stay(struct _PyMemHeap *heap, uint arena, uint bit)
 static void
 memheap_came_back(struct _PyMemHeap *heap, const void *block)
 {
-    if (heap->watch != 0) {
+    if (heap->nstay > 0 && (heap->watch != 0 || !heap->gave)) {
         struct block_place place = find_block(heap, block);
-        if (place.start != NULL && stays(heap, place.arena, place.bit)) {
-            heap->stay[place.arena][place.bit / 8] &=
-                (unsigned char)~(1 << (place.bit % 8));
+        if (place.start != NULL) {
+            clear_stay(heap, place.arena, place.bit);
         }
     }
 }
@@ -309,6 +321,9 @@ memheap_came_back(struct _PyMemHeap *heap, const void *block)
 typedef struct {
     unsigned char bits[POOL_SIZE / STAY_UNIT / 8];
 } pool_bits;
+
+#define LIVE 0
+#define FREE 1
 
 static void
 find_free_blocks(poolp pool, pool_bits *free)
@@ -327,9 +342,11 @@ is_free_block(const pool_bits *free, uint offset)
     return (free->bits[unit / 8] >> (unit % 8)) & 1;
 }
 
-/* Sets the bits of the blocks of all pools that are free, or of those that are not. */
+/* Sets, or clears, the bits of the blocks of all pools that are free, or of those that
+   are not. */
 static void
-set_stay_of(struct _PyMemHeap *heap, int wanted_free)
+mark_blocks(struct _PyMemHeap *heap, int wanted_free,
+            void mark(struct _PyMemHeap *heap, uint arena, uint bit))
 {
     OMState *state = heap->state;
     pool_bits free;
@@ -350,8 +367,7 @@ set_stay_of(struct _PyMemHeap *heap, int wanted_free)
                  at < pool->nextoffset && at <= pool->maxnextoffset; at += size)
             {
                 if (is_free_block(&free, at) == wanted_free) {
-                    set_stay(heap, i,
-                             (uint)((p + at - arena->address) / STAY_UNIT));
+                    mark(heap, i, (uint)((p + at - arena->address) / STAY_UNIT));
                 }
             }
         }
@@ -392,8 +408,9 @@ memheap_end_watch(struct _PyMemHeap *heap)
     }
     heap->unknown = 0;
     heap->gave = 0;
+    heap->named_early = 0;
     heap->watch = 0;
-    set_stay_of(heap, 0);
+    mark_blocks(heap, LIVE, set_stay);
 }
 
 static void
@@ -410,6 +427,8 @@ memheap_free_bits(struct _PyMemHeap *heap)
 
 static uint64_t watches;            // atomic: how many there have been
 
+#define NAMED_EARLY 4096            // blocks that are named before there is a watch
+
 int
 _PyMemHeap_Watch(PyInterpreterState *interp)
 {
@@ -420,8 +439,9 @@ _PyMemHeap_Watch(PyInterpreterState *interp)
     if (heap->watch != 0) {
         return 0;
     }
+    mark_blocks(heap, FREE, clear_stay);
     if (heap->gave) {
-        set_stay_of(heap, 0);       // REM-3
+        mark_blocks(heap, LIVE, set_stay);      // REM-3
     }
     _Py_atomic_store_int_relaxed(&large_in_use, 1);
     heap->watch = _Py_atomic_add_uint64(&watches, 1) + 1;
@@ -440,11 +460,21 @@ _PyMemHeap_WatchLarge(PyInterpreterState *interp, void *block, size_t size)
 }
 
 int
-_PyMemHeap_MustSayWhatGoes(void)
+_PyMemHeap_MustSayWhatGoes(Py_ssize_t nblocks)
 {
     struct _PyMemHeap *heap = heap_of(get_state());
-    heap->gave = 1;
-    return heap->watch != 0;
+    if (heap->watch != 0) {
+        return 1;
+    }
+    if (heap->gave) {
+        return 0;
+    }
+    if (nblocks > NAMED_EARLY - heap->named_early) {
+        heap->gave = 1;
+        return 0;
+    }
+    heap->named_early += nblocks;
+    return 1;
 }
 
 // A block of malloc may have before the object: a header of the collector, two
@@ -459,7 +489,7 @@ _PyMemHeap_Goes(const void *address)
     if (place.start != NULL) {
         set_stay(heap, place.arena, place.bit);
     }
-    else if (map_get(address) == NULL) {
+    else if (heap->watch != 0 && map_get(address) == NULL) {
         for (int i = 0; i < LARGE_OFFSETS; i++) {
             if (large_remove((const char *)address - 16 * i)) {
                 break;
@@ -558,7 +588,7 @@ _PyMemHeap_BeginRemains(PyInterpreterState *interp)
     r->heap = heap;
     PyMutex_LockFlags(&remains_mutex, _Py_LOCK_DONT_DETACH);
     heap_drain(heap);               // what is on that list must not be freed twice
-    set_stay_of(heap, 1);
+    mark_blocks(heap, FREE, set_stay);
     // Nobody else can add or remove one of these.
     r->nlarge = large_of_watch(heap->watch, NULL);
     r->large = _PyMem_RawMalloc(NULL, (r->nlarge + 1) * sizeof(*r->large));

@@ -3,7 +3,7 @@
 // When an interpreter with private copies of extension modules has ended, what is left
 // in its heap is given back.  What a parcel has is not: so every block of it is
 // named, once it is packed.  That is another walk over it; interpreters without
-// copies are spared it.
+// copies are spared it, but for their first messages.
 //
 // All of it is in the parcel's lists (see pycore_parcel_graph.h): a container stands
 // in one itself, so what has to be looked into is only what is no container, and the
@@ -140,7 +140,7 @@ void
 _PyParcel_NoteXIData(PyObject *obj)
 {
     if (obj != Py_None && !PyBool_Check(obj) && !PyLong_CheckExact(obj)
-        && !PyFloat_CheckExact(obj) && _PyMemHeap_MustSayWhatGoes())
+        && !PyFloat_CheckExact(obj) && _PyMemHeap_MustSayWhatGoes(1))
     {
         if (PyBytes_CheckExact(obj) || PyUnicode_CheckExact(obj)) {
             object_goes(obj);
@@ -154,7 +154,9 @@ _PyParcel_NoteXIData(PyObject *obj)
 void
 _PyParcel_SayWhatGoes(_PyParcel *parcel)
 {
-    if (!_PyMemHeap_MustSayWhatGoes()) {
+    const _PyParcel_Stats *stats = &parcel->stats;
+    Py_ssize_t nobjects = stats->moved + stats->copied + stats->rebuilt + stats->reduced;
+    if (!_PyMemHeap_MustSayWhatGoes(2 * nobjects)) {    // most have one part, or none
         return;
     }
     if (!WORD_IS_RECORD(parcel->root)) {

@@ -98,8 +98,9 @@ extern int _PyMemHeap_Watch(PyInterpreterState *interp);
 extern void _PyMemHeap_WatchLarge(PyInterpreterState *interp, void *block,
                                   size_t size);
 
-/* The current interpreter gives something away.  Does it have to be said what? */
-extern int _PyMemHeap_MustSayWhatGoes(void);
+/* The current interpreter gives away something of about so many blocks.  Does it
+   have to be said what? */
+extern int _PyMemHeap_MustSayWhatGoes(Py_ssize_t nblocks);
 
 /* This: the block in which the address lies, of a pool, or at the head of which
    it lies, of malloc.  Blocks that others allocated are ignored. */
@@ -175,7 +176,8 @@ _PyMemHeap_Watch(PyInterpreterState *Py_UNUSED(interp)) { return 0; }
 static inline void
 _PyMemHeap_WatchLarge(PyInterpreterState *Py_UNUSED(interp),
                       void *Py_UNUSED(block), size_t Py_UNUSED(size)) {}
-static inline int _PyMemHeap_MustSayWhatGoes(void) { return 0; }
+static inline int
+_PyMemHeap_MustSayWhatGoes(Py_ssize_t Py_UNUSED(nblocks)) { return 0; }
 static inline void _PyMemHeap_Goes(const void *Py_UNUSED(address)) {}
 static inline void _PyMemHeap_SharesUnknown(void) {}
 static inline _PyMemHeap_Remains *
