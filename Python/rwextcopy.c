@@ -1387,6 +1387,20 @@ has_code(const struct dl_phdr_info *info, const void *address)
     return 0;
 }
 
+/* Main's free lists are no reason for anything to stay: what is in them has gone to
+   main, and has been named; behind their ends are addresses of former entries. */
+static void
+keep_from_segment(_PyMemHeap_Remains *remains, const char *start, const char *end)
+{
+    const struct _Py_object_freelists *lists =
+        &_PyInterpreterState_Main()->object_state.freelists;
+    if (start <= (const char *)lists && (const char *)(lists + 1) <= end) {
+        _PyMemHeap_KeepFrom(remains, start, lists);
+        start = (const char *)(lists + 1);
+    }
+    _PyMemHeap_KeepFrom(remains, start, end);
+}
+
 /* What the statics of a file lead to stays.  Those of copies belong to one
    interpreter: this one, where that is no reason, or another one.  Those of the C
    library are its allocator's, and tell where free blocks begin, which is in the
@@ -1404,7 +1418,7 @@ keep_what_statics_have(struct dl_phdr_info *info, size_t Py_UNUSED(size),
         if (ph->p_type == PT_LOAD && (ph->p_flags & PF_W)
             && find_by_address(start) == NULL)
         {
-            _PyMemHeap_KeepFrom(remains, start, start + ph->p_memsz);
+            keep_from_segment(remains, start, start + ph->p_memsz);
         }
     }
     return 0;

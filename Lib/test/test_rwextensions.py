@@ -597,10 +597,11 @@ class RemainsTests(CompilingTests):
                         'import rwkeeper')
             interp.close()
 
-    def start(self):
+    def start(self, before=''):
         interp = self.create()
         self.queue = interpreters.create_queue()
         interp.prepare_main(queue=self.queue)
+        interp.exec(before)
         interp.exec(f'import sys; sys.path.insert(0, {self.folder!r})\n'
                     'import rwkeeper')
         return interp
@@ -740,18 +741,21 @@ class RemainsTests(CompilingTests):
         self.assertEqual(got, [2.5, ['a', 'b', 'c'], {'a': 'b' * 600}])
 
     def test_given_before_the_first_copy(self):
-        # Nobody has noted it then.
-        interp = self.create()
-        queue = interpreters.create_queue()
-        interp.prepare_main(queue=queue)
-        interp.exec('queue.put([str(i) for i in range(1000)])')
-        got = queue.get(timeout=support.SHORT_TIMEOUT)
-        interp.exec(f'import sys; sys.path.insert(0, {self.folder!r})\n'
-                    'import rwkeeper\n' + self.KEEP)
-        interp.close()
+        # Block by block if it is not much, else with all that is there.
+        given = self.GIVEN + [('[str(i) for i in range(20_000)]',) * 2]
+        import array, fractions, types
+        got = []
+        for made, _ in given:
+            interp = self.start(before=f'queue.put({made})')
+            got.append(self.queue.get(timeout=support.SHORT_TIMEOUT))
+            interp.exec(self.KEEP)
+            interp.close()
         for _ in range(5):
             self.keep_and_close()
-        self.assertEqual(got, [str(i) for i in range(1000)])
+        for obj, (_, expected) in zip(got, given, strict=True):
+            with self.subTest(expected):
+                self.assertEqual(obj, eval(expected))
+        del got, obj
 
     def test_unopened_parcels_stay(self):
         # In a queue they would go with their sender.
@@ -897,7 +901,33 @@ class RemainsTests(CompilingTests):
             got = self.queue.get(timeout=support.SHORT_TIMEOUT)
             interp.close()
             self.assertEqual(got[2999], '2999')
-        self.assertLess(self.growth(cycle), 300)
+        self.assertLess(self.growth(cycle), 100)
+
+    @needs_heaps
+    def test_given_before_the_first_copy_and_freed(self):
+        # That is no reason to keep what is in the same blocks later.
+        def cycle():
+            interp = self.start(before='own = [str(i) * 3 for i in range(5000)]\n'
+                                       'queue.put([str(i) * 3 for i in range(1000)])')
+            got = self.queue.get(timeout=support.SHORT_TIMEOUT)
+            self.assertEqual(got[999], '999999999')
+            del got
+            interp.exec('del own')
+            interp.exec(self.KEEP)
+            interp.close()
+        self.assertLess(self.growth(cycle), 100)
+
+    @needs_heaps
+    def test_given_and_freed_after_the_end(self):
+        def cycle():
+            interp = self.start(before='own = [str(i) * 3 for i in range(5000)]')
+            interp.exec('queue.put([str(i) * 3 for i in range(2000)])')
+            got = self.queue.get(timeout=support.SHORT_TIMEOUT)
+            interp.exec('del own')
+            interp.exec(self.KEEP)
+            interp.close()
+            self.assertEqual(got[1999], '1999' * 3)
+        self.assertLess(self.growth(cycle), 100)
 
     def test_tracemalloc(self):
         # It has names of files that are in the interpreter's heap.
