@@ -182,6 +182,26 @@ large_unlock_in_child(void)
     }
 }
 
+#define BLOCK_OF_COPY UINT64_MAX    // no watch has that number
+
+void
+_PyMemHeap_NoteBlock(void *block, size_t size)
+{
+    large_add(BLOCK_OF_COPY, block, size);
+}
+
+int
+_PyMemHeap_ForgetBlock(void *block)
+{
+    return large_remove(block);
+}
+
+int
+_PyMemHeap_RawIsMalloc(void)
+{
+    return _PyMem_Raw.malloc == _PyMem_RawMalloc;
+}
+
 /* Called by pymalloc for what it gets from malloc: when it has, and before it is
    given back or resized. */
 

@@ -15,6 +15,11 @@
 
 #include "Python.h"
 #include "pycore_parcel_pack.h"
+#include "pycore_rwextcopy.h"     // _PyRWExt_LARGE
+
+// Less is copied: that takes less time than to find out who refers to it, and the
+// memory then is nobody's but the receivers'.
+#define LENT_FROM ((Py_ssize_t)_PyRWExt_LARGE)
 
 typedef enum {
     MEMORY_UNKNOWN,                 // somebody else could have it, too
@@ -175,9 +180,9 @@ is_alone(packer *p, PyObject *obj)
 }
 
 /* Does nobody who stays see the memory that this PickleBuffer hands out, as a view
-   of `obj`? */
+   of `obj`?  *owner is set to the object that it belongs to. */
 static int
-has_memory_alone(packer *p, PyObject *buffer, PyObject *obj)
+has_memory_alone(packer *p, PyObject *buffer, PyObject *obj, PyObject **owner)
 {
     memory_kind kind = MEMORY_OF_BASE;
     if (!is_alone(p, buffer)) {
@@ -187,6 +192,7 @@ has_memory_alone(packer *p, PyObject *buffer, PyObject *obj)
         if (obj == NULL || !is_alone(p, obj)) {
             return 0;
         }
+        *owner = obj;
         kind = whose_memory(p->home, obj, &obj);
         if (kind == MEMORY_UNKNOWN) {
             return 0;
@@ -206,6 +212,35 @@ is_immutable(packer *p, const Py_buffer *view)
                 || find_base_type(p->home, Py_TYPE(obj), "pyarrow.lib.Buffer")));
 }
 
+/* The memory of a NumPy array that has allocated it; NULL: it is no such array. */
+static void *
+block_of_ndarray(packer *p, PyObject *owner)
+{
+    Py_buffer whole;
+    if (find_base_type(p->home, Py_TYPE(owner), "numpy.ndarray") == NULL) {
+        return NULL;
+    }
+    if (PyObject_GetBuffer(owner, &whole, PyBUF_FULL_RO) < 0) {
+        PyErr_Clear();
+        return NULL;
+    }
+    void *block = whole.buf;
+    PyBuffer_Release(&whole);
+    return block;
+}
+
+/* Lends it with what is to be done if it comes back when the owner's interpreter
+   has ended. */
+static _PyParcel_Lent *
+lend_alone(packer *p, PyObject *buffer, PyObject *owner)
+{
+    if (Py_TYPE(owner) == p->home->lent_type) {
+        return _PyParcel_LendBuffer(p->home, buffer, NULL,
+                                    ((_PyParcel_HandleObject *)owner)->what);
+    }
+    return _PyParcel_LendBuffer(p->home, buffer, block_of_ndarray(p, owner), NULL);
+}
+
 int
 _PyPacker_TakeBuffer(packer *p, PyObject *obj, _PyParcel_Resource *resource)
 {
@@ -218,14 +253,19 @@ _PyPacker_TakeBuffer(packer *p, PyObject *obj, _PyParcel_Resource *resource)
         return -1;
     }
     _PyParcel_Lent *lent;
-    int large = (view->len > LARGE_ATOM && p->ngivens > 0);
+    int large = (view->len >= LENT_FROM && p->ngivens > 0);
     int immutable = large && is_immutable(p, view);
     if (large && !immutable && !p->isolated) {
         p->needs_isolation = 1;
         return -1;
     }
-    if (immutable || (large && has_memory_alone(p, obj, view->obj))) {
-        lent = _PyParcel_LendBuffer(p->home, obj);
+    PyObject *owner;
+    if (immutable) {
+        lent = _PyParcel_LendBuffer(p->home, obj, NULL, NULL);
+        p->parcel->stats.moved++;
+    }
+    else if (large && has_memory_alone(p, obj, view->obj, &owner)) {
+        lent = lend_alone(p, obj, owner);
         p->parcel->stats.moved++;
     }
     else {

@@ -8,7 +8,8 @@
 // Guarantees
 //
 //   P-1  What must be released in its own interpreter is released there, or,
-//        if that is gone, never: then its memory stays valid.
+//        if that is gone, never: then its memory stays valid.  The memory of a
+//        moved NumPy array is freed all the same, as memory (rwextmem.c).
 //
 // Lent buffers
 //
@@ -47,6 +48,8 @@ struct _PyParcel_Lent {
     Py_buffer held;                 // to be released by the lender
     Py_buffer shown;                // to the receivers, without an owner
     int holds;                      // hold_statics() was called
+    void *block;                    // to be freed if the lender is gone, or NULL
+    _PyParcel_Lent *under;          // to be dropped then: what it had lent on
 };
 
 static _PyParcel_Lent *
@@ -65,6 +68,8 @@ lend(_PyParcel_Home *home, PyObject *obj)
     lent->next = NULL;
     lent->home = home;
     lent->holds = 0;
+    lent->block = NULL;
+    lent->under = NULL;
     lent->shown = lent->held;
     _Py_atomic_add_ssize(&home->refs, 1);
     PyMutex_Lock(&home->mutex);
@@ -146,10 +151,13 @@ _PyParcel_HoldLent(_PyParcel_Home *home)
 }
 
 _PyParcel_Lent *
-_PyParcel_LendBuffer(_PyParcel_Home *home, PyObject *buffer)
+_PyParcel_LendBuffer(_PyParcel_Home *home, PyObject *buffer, void *block,
+                     _PyParcel_Lent *under)
 {
     _PyParcel_Lent *lent = lend(home, buffer);
     if (lent != NULL) {
+        lent->block = block;
+        lent->under = under;
         show_bytes(lent, &lent->held);
     }
     return lent;
@@ -267,6 +275,12 @@ _PyParcel_LentDrop(_PyParcel_Lent *lent)
         // nobody looks at it any more.
         unlist_lent(lent);
         PyMutex_Unlock(&home->mutex);
+        if (lent->block != NULL) {
+            _PyRWExt_FreeBlock(lent->block);
+        }
+        if (lent->under != NULL) {
+            _PyParcel_LentDrop(lent->under);
+        }
         if (lent->holds) {
             hold_statics(&lent->shown, -1);
         }

@@ -51,7 +51,8 @@
 
    What is not guaranteed
      - Memory that the module's C code allocated with malloc() and kept in its
-       statics is lost when the interpreter ends.
+       statics is lost when the interpreter ends.  (That of moved arrays is not:
+       see rwextmem.c.)
      - A thread of C code that runs on after its interpreter's end may find its
        statics made new.  (A thread that comes back to Python does not get there:
        its interpreter is gone.)
@@ -601,12 +602,15 @@ rebind(copy *c, const Elf64_Sym *sym, int statics)
         return sym->st_shndx != SHN_UNDEF && (sym->st_other & _PyRWExt_WAS_UNIQUE)
                ? find_shared_static(c, sym, name) : 0;
     }
+    if (sym->st_shndx != SHN_UNDEF) {
+        return 0;
+    }
     for (size_t i = 0; i < Py_ARRAY_LENGTH(replaced); i++) {
-        if (sym->st_shndx == SHN_UNDEF && strcmp(name, replaced[i].name) == 0) {
+        if (strcmp(name, replaced[i].name) == 0) {
             return (uintptr_t)replaced[i].function;
         }
     }
-    return 0;
+    return (uintptr_t)_PyRWExt_Allocator(name);
 }
 
 static void

@@ -183,6 +183,87 @@ def test_sender_closed(check):
         """)
 
 
+CLOSED_SENDERS = """
+import gc, os
+del over_there, interp
+SIZE = 10**6
+def resident():
+    gc.collect()
+    with open('/proc/self/statm') as file:
+        return int(file.read().split()[1]) * os.sysconf('SC_PAGESIZE')
+def start(source, **names):
+    interp = interpreters.create()
+    interp.prepare_main(SIZE=SIZE, there=there, back=back, **names)
+    interp.exec('import numpy as np\\nfrom interpreters import move\\n' + source)
+    return interp
+def check_all(array):
+    assert (array == 7.5).all() and array.nbytes > SIZE
+def growth(cycle):
+    for _ in range(6):
+        cycle()
+    before = resident()
+    for _ in range(10):
+        cycle()
+    return (resident() - before) / 10
+"""
+
+
+@pytest.mark.parametrize("source", ["back.put(np.full(SIZE, 7.5))", "a = np.full(SIZE, 7.5); back.put(move(a))",
+                                    "a = np.full(SIZE, 7.5)[100:]; back.put(move(a))",
+                                    "a = np.full((10, SIZE // 10), 7.5, order='F'); back.put(move(a))",
+                                    "a = np.full(SIZE * 4, 7.5).reshape(-1, 4).view(); back.put(move(a))"])
+def test_memory_of_closed_senders(check, source):
+    check(CLOSED_SENDERS + f"source = {source!r}" + textwrap.dedent("""
+        def cycle():
+            interp = start(source)
+            array = back.get(timeout=60)
+            interp.close()
+            view = array[1:]
+            del array
+            start('').close()       # it would get memory that was freed too early
+            check_all(view)
+        assert growth(cycle) < 10**6, growth(cycle)
+        """))
+
+
+def test_memory_of_closed_senders_in_a_row(check):
+    check(CLOSED_SENDERS + textwrap.dedent("""
+        def cycle(first, second):
+            one = start('there.put(np.full(SIZE, 7.5))')
+            two = start('back.put(move(there.get(timeout=60)))')
+            array = back.get(timeout=60)
+            (one if first else two).close()
+            if second:
+                (two if first else one).close()
+            check_all(array)
+            del array
+            if not second:
+                # Given back to an interpreter that is still there.
+                (two if first else one).exec('for _ in range(1000): pass')
+                (two if first else one).close()
+        for first in False, True:
+            for second in False, True:
+                grown = growth(lambda: cycle(first, second))
+                assert grown < 10**6, (first, second, grown)
+        """))
+
+
+@pytest.mark.parametrize("options", [("-X", "tracemalloc"), ("-X", "dev")])
+def test_memory_of_closed_senders_with_hooks(site, options):
+    """It stays, and nothing is freed that malloc doesn't know."""
+    source = SETUP + CLOSED_SENDERS + textwrap.dedent("""
+        for _ in range(3):
+            interp = start('back.put(np.full(SIZE, 7.5))')
+            array = back.get(timeout=60)
+            interp.close()
+            check_all(array)
+            del array
+        """)
+    result = subprocess.run([PYTHON, *options, "-c", source], timeout=300, text=True,
+                            env={**os.environ, "PYTHONPATH": site}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert result.returncode == 0, result.stdout[-3000:]
+
+
 def test_given_back(check):
     check("""
         import weakref

@@ -109,6 +109,14 @@ extern void _PyMemHeap_Goes(const void *address);
 /* Something of the current interpreter's is shared, and it can't be said what. */
 extern void _PyMemHeap_SharesUnknown(void);
 
+/* In the table of large blocks there is room for some that are none of the above, and
+   not freed with them: see rwextmem.c.  Forget returns whether it was there. */
+extern void _PyMemHeap_NoteBlock(void *block, size_t size);
+extern int _PyMemHeap_ForgetBlock(void *block);
+
+/* Is PyMem_RawMalloc malloc, without any hooks? */
+extern int _PyMemHeap_RawIsMalloc(void);
+
 /* When the interpreter has ended and before its heap is closed.  NULL: nothing can
    be given back.  The caller is the only one who knows the interpreter, and has no
    lock. */
@@ -180,6 +188,11 @@ static inline int
 _PyMemHeap_MustSayWhatGoes(Py_ssize_t Py_UNUSED(nblocks)) { return 0; }
 static inline void _PyMemHeap_Goes(const void *Py_UNUSED(address)) {}
 static inline void _PyMemHeap_SharesUnknown(void) {}
+static inline void
+_PyMemHeap_NoteBlock(void *Py_UNUSED(block), size_t Py_UNUSED(size)) {}
+static inline int
+_PyMemHeap_ForgetBlock(void *Py_UNUSED(block)) { return 0; }
+static inline int _PyMemHeap_RawIsMalloc(void) { return 0; }
 static inline _PyMemHeap_Remains *
 _PyMemHeap_BeginRemains(PyInterpreterState *Py_UNUSED(interp)) { return NULL; }
 static inline void

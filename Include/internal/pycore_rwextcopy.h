@@ -86,6 +86,20 @@ PyAPI_FUNC(int64_t) _PyRWExt_InterpreterOfAddress(const void *pc);
    given back.  Any thread; takes no lock. */
 extern void _PyRWExt_Hold(const void *address, int n);
 
+/* --- Blocks ---
+
+   What a copy's code gets from malloc and PyMem_RawMalloc, in blocks of so many bytes
+   or more, is known to be such a block until it is given back. */
+#define _PyRWExt_LARGE ((size_t)64 * 1024)
+
+/* The function that copies call by this name; NULL: the one of that name. */
+extern void *_PyRWExt_Allocator(const char *name);
+
+/* Frees the block of this address, if it is known.  The caller knows that its owner's
+   interpreter has ended, and that nobody uses it any more.  Any thread; takes no lock
+   that is waited for detached. */
+extern void _PyRWExt_FreeBlock(void *block);
+
 /* What was copied: a new list of `type`, a struct sequence type with the fields
    name, file, interpreter (None: the copy waits for one), nbytes. */
 PyAPI_FUNC(PyObject *) _PyRWExt_List(PyTypeObject *type);
