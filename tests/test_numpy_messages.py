@@ -208,6 +208,13 @@ def growth(cycle):
 """
 
 
+needs_pymalloc = pytest.mark.skipif(
+    os.path.exists(PYTHON) and run(PYTHON, "-c", "import sysconfig, sys; "
+                                   "sys.exit(not sysconfig.get_config_var('WITH_PYMALLOC'))").returncode != 0,
+    reason="a build without pymalloc does not know blocks")
+
+
+@needs_pymalloc
 @pytest.mark.parametrize("source", ["back.put(np.full(SIZE, 7.5))", "a = np.full(SIZE, 7.5); back.put(move(a))",
                                     "a = np.full(SIZE, 7.5)[100:]; back.put(move(a))",
                                     "a = np.full((10, SIZE // 10), 7.5, order='F'); back.put(move(a))",
@@ -226,6 +233,7 @@ def test_memory_of_closed_senders(check, source):
         """))
 
 
+@needs_pymalloc
 def test_memory_of_closed_senders_in_a_row(check):
     check(CLOSED_SENDERS + textwrap.dedent("""
         def cycle(first, second):
