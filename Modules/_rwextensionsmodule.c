@@ -113,6 +113,13 @@ module_clear(PyObject *module)
     return 0;
 }
 
+/* The collector does not clear every module. */
+static void
+module_free(void *module)
+{
+    (void)module_clear(module);
+}
+
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, module_exec},
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
@@ -129,6 +136,7 @@ static struct PyModuleDef definition = {
     .m_slots = slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,
+    .m_free = module_free,
 };
 
 PyMODINIT_FUNC
