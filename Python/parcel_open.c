@@ -13,6 +13,11 @@
 //   adopt       the receiver's collector takes over the plain part.  That can't
 //               fail.  It is all there is to be done without records.
 //
+// The collector must not see a container before all its holes are filled.  With None in
+// them, a tuple or dict looks as if it could be in no cycle; the collector then untracks
+// it for good, and cycles through it would never be found.  Until it is adopted, a plain
+// part is in no list of the collector's, which so takes what it refers to for in use.
+//
 // Guarantees
 //
 //   O-1  A parcel is opened once.  Of several who try at the same time one wins.
@@ -120,14 +125,22 @@ _PyParcel_FreeGraph(_PyParcel_Graph *g)
     memset(g, 0, offsetof(_PyParcel_Graph, inplace));
 }
 
-/* The plain part becomes the current interpreter's. */
 static void
-adopt(_PyParcel *parcel)
+count_references(_PyParcel *parcel)
 {
 #ifdef Py_REF_DEBUG
     _Py_AddRefTotal(_PyThreadState_GET(), parcel->reftotal);
     parcel->reftotal = 0;
+#else
+    (void)parcel;
 #endif
+}
+
+/* The plain part becomes the current interpreter's. */
+static void
+adopt(_PyParcel *parcel)
+{
+    count_references(parcel);
     _PyParcel_ListTrack(&parcel->plain, parcel->nplain);
     parcel->nplain = 0;
 }
@@ -353,8 +366,8 @@ typedef struct {
     local_shape inplace_shapes[INPLACE_SHAPES];
 } maker;
 
-/* A counted reference to what a word stands for.  The plain part has not been
-   adopted yet, or, if loud, it has. */
+/* A counted reference to what a word stands for.  The plain part is still the
+   parcel's, or, if loud, the interpreter's already. */
 static PyObject *
 object_of(maker *m, _PyParcel_Word word)
 {
@@ -911,6 +924,7 @@ finish(_PyParcel *parcel, maker *m)
     return root;
 }
 
+/* The plain part becomes the interpreter's, but the collector need not know yet. */
 static int
 hand_over(_PyParcel *parcel)
 {
@@ -924,7 +938,7 @@ hand_over(_PyParcel *parcel)
         parcel->nplain += family->n;
         family->n = 0;
     }
-    adopt(parcel);
+    count_references(parcel);
     _PyRWGIL_WriteEnd(&section);
     return 0;
 }
@@ -961,8 +975,8 @@ make_all(maker *m, _PyParcel *parcel)
         take_back_families(m);
         return NULL;
     }
-    PyObject *root = finish(parcel, m);
-    return root;
+    adopt(parcel);
+    return finish(parcel, m);
 }
 
 /* `root`, or NULL, is what has been made of a duplicate, which is not needed any
@@ -1058,6 +1072,7 @@ open_claimed(_PyParcel_Home *home, _PyParcel *parcel)
     if (hand_over(parcel) < 0) {
         return NULL;
     }
+    adopt(parcel);
     return finish(parcel, NULL);
 }
 

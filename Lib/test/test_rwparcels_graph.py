@@ -2340,7 +2340,68 @@ class ParcelTests(GraphTestCase):
 
 # --- Collectors --------------------------------------------------------------
 
+class Collecting:
+    """Is made, and filled, by code that the collector interrupts."""
+
+    def __reduce__(self):
+        return make_collecting, (self.number,), vars(self)
+
+    def __setstate__(self, state):
+        gc.collect()
+        vars(self).update(state)
+        gc.collect()
+
+
+def make_collecting(number):
+    gc.collect()
+    return Collecting()
+
+
 class CollectorTests(GraphTestCase):
+
+    def test_collection_while_it_is_opened(self):
+        # A tuple or dict with nothing in it yet is no reason to leave it alone for good.
+        for wrap in (lambda x: x), move:
+            things = [Collecting() for _ in range(3)]
+            for i, thing in enumerate(things):
+                thing.number = i
+                thing.tuple = things[i - 1], 1
+                thing.dict = {'thing': things[i - 2]}
+                thing.nested = ((things[i - 1],),)
+            del thing
+            self.there.put(wrap(things))
+            del things
+            self.assertEqual(self.run_there("""
+                things = there.get()
+                numbers = [[thing.number, thing.tuple[0].number, thing.dict['thing'].number,
+                            thing.nested[0][0].number] for thing in things]
+                tracked = [gc.is_tracked(part) for thing in things
+                           for part in (thing.tuple, thing.dict, thing.nested, thing.nested[0])]
+                refs = [weakref.ref(thing) for thing in things]
+                del things
+                gc.collect()
+                back.put((numbers, tracked, [ref() for ref in refs]))
+                """), ([[0, 2, 1, 2], [1, 0, 2, 0], [2, 1, 0, 1]], [True] * 12, [None] * 3))
+
+    def test_functions_that_refer_to_themselves(self):
+        # Where they come from is imported there while they are made.
+        def factorial(n):
+            return 1 if n == 0 else n * factorial(n - 1)
+        interp = interpreters.create()
+        self.addCleanup(interp.close)
+        there, back = interpreters.create_queue(), interpreters.create_queue()
+        interp.prepare_main(there=there, back=back)
+        there.put(factorial)
+        interp.exec(textwrap.dedent("""
+            import gc, weakref
+            func = there.get()
+            ref = weakref.ref(func)
+            result = func(5)
+            del func
+            gc.collect()
+            back.put((result, ref()))
+            """))
+        self.assertEqual(back.get(timeout=support.SHORT_TIMEOUT), (120, None))
 
     def test_cycles_are_collected(self):
         for moved in False, True:
