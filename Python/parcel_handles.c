@@ -9,7 +9,8 @@
 //
 //   P-1  What must be released in its own interpreter is released there, or,
 //        if that is gone, never: then its memory stays valid.  The memory of a
-//        moved NumPy array is freed all the same, as memory (rwextmem.c).
+//        moved NumPy array is freed all the same, as memory (rwextmem.c), and
+//        what was lent on is released by the one who has lent it first.
 //
 // Lent buffers
 //
@@ -49,11 +50,18 @@ struct _PyParcel_Lent {
     Py_buffer shown;                // to the receivers, without an owner
     int holds;                      // hold_statics() was called
     void *block;                    // to be freed if the lender is gone, or NULL
-    _PyParcel_Lent *under;          // to be dropped then: what it had lent on
+    _PyParcel_Lent *under;          // counted: whose memory this really is, or NULL
 };
 
 static _PyParcel_Lent *
-lend(_PyParcel_Home *home, PyObject *obj)
+share_lent(_PyParcel_Lent *lent)
+{
+    _Py_atomic_add_ssize(&lent->refs, 1);
+    return lent;
+}
+
+static _PyParcel_Lent *
+lend(_PyParcel_Home *home, PyObject *obj, void *block, _PyParcel_Lent *under)
 {
     _PyParcel_Lent *lent = PyMem_RawMalloc(sizeof(*lent));
     if (lent == NULL) {
@@ -68,8 +76,8 @@ lend(_PyParcel_Home *home, PyObject *obj)
     lent->next = NULL;
     lent->home = home;
     lent->holds = 0;
-    lent->block = NULL;
-    lent->under = NULL;
+    lent->block = block;
+    lent->under = under != NULL ? share_lent(under) : NULL;
     lent->shown = lent->held;
     _Py_atomic_add_ssize(&home->refs, 1);
     PyMutex_Lock(&home->mutex);
@@ -154,10 +162,8 @@ _PyParcel_Lent *
 _PyParcel_LendBuffer(_PyParcel_Home *home, PyObject *buffer, void *block,
                      _PyParcel_Lent *under)
 {
-    _PyParcel_Lent *lent = lend(home, buffer);
+    _PyParcel_Lent *lent = lend(home, buffer, block, under);
     if (lent != NULL) {
-        lent->block = block;
-        lent->under = under;
         show_bytes(lent, &lent->held);
     }
     return lent;
@@ -223,8 +229,32 @@ release_lent(_PyParcel_Lent *lent)
     PyMutex_Lock(&home->mutex);
     unlist_lent(lent);
     PyMutex_Unlock(&home->mutex);
+    if (lent->under != NULL) {
+        _PyParcel_LentDrop(lent->under);
+    }
     PyMem_RawFree(lent);
     _PyParcel_DropHome(home);
+}
+
+/* What was lent to the interpreter and lent on by it need not wait for it.  In the list
+   is only what still has a reference, or will be released soon. */
+void
+_PyParcel_ReleaseLentOn(_PyParcel_Home *home)
+{
+    _PyParcel_Lent *lent;
+    do {
+        Py_buffer held = {0};
+        PyMutex_Lock(&home->mutex);
+        for (lent = home->lent; lent != NULL; lent = lent->after) {
+            if (lent->under != NULL && lent->held.obj != NULL) {
+                held = lent->held;
+                lent->held.obj = NULL;
+                break;
+            }
+        }
+        PyMutex_Unlock(&home->mutex);
+        PyBuffer_Release(&held);
+    } while (lent != NULL);
 }
 
 void
@@ -379,7 +409,7 @@ _PyParcel_ShareResource(_PyParcel_Resource *resource)
         break;
     case RESOURCE_LENT:
     case RESOURCE_BUFFER:
-        _Py_atomic_add_ssize(&((_PyParcel_Lent *)what)->refs, 1);
+        (void)share_lent(what);
         break;
     case RESOURCE_INTERPRETER:
         // One more, or one that need not be given back.
@@ -502,13 +532,25 @@ take_interpreter(PyObject *obj, int64_t *arg, _PyParcel_Resource *resource)
     return 0;
 }
 
+/* What this is a view of, if somebody has lent it to us; borrowed. */
+static _PyParcel_Lent *
+lent_to_us(_PyParcel_Home *home, PyObject *obj)
+{
+    while (obj != NULL && PyMemoryView_Check(obj)) {
+        const _PyManagedBufferObject *buffer = ((PyMemoryViewObject *)obj)->mbuf;
+        obj = buffer != NULL ? buffer->master.obj : NULL;
+    }
+    return (obj != NULL && Py_TYPE(obj) == home->lent_type
+            ? ((_PyParcel_HandleObject *)obj)->what : NULL);
+}
+
 int
 _PyParcel_TakeHandle(_PyParcel_Home *home, PyObject *obj, int kind,
                      int64_t *arg, _PyParcel_Resource *resource)
 {
     switch (kind) {
     case RECORD_LENT: {
-        _PyParcel_Lent *lent = lend(home, obj);
+        _PyParcel_Lent *lent = lend(home, obj, NULL, lent_to_us(home, obj));
         if (lent == NULL) {
             return -1;
         }
@@ -544,8 +586,7 @@ _PyParcel_TakeHandle(_PyParcel_Home *home, PyObject *obj, int kind,
 static PyObject *
 give_lent(_PyParcel_Home *home, void *what)
 {
-    _PyParcel_Lent *lent = what;
-    _Py_atomic_add_ssize(&lent->refs, 1);
+    _PyParcel_Lent *lent = share_lent(what);
     PyObject *exporter = home->new_lent(home, lent);
     if (exporter == NULL) {
         _PyParcel_LentDrop(lent);

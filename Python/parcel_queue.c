@@ -1567,6 +1567,7 @@ at_interpreter_exit(void *arg)
         _PyParcel_Unbind(home->interpid);
     }
     _PyParcel_ReleaseReturned(home);
+    _PyParcel_ReleaseLentOn(home);
     PyMutex_Lock(&home->mutex);
     home->interp = NULL;
     PyMutex_Unlock(&home->mutex);

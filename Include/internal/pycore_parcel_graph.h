@@ -321,15 +321,17 @@ extern int _PyParcel_ShareResource(_PyParcel_Resource *);
 extern void _PyParcel_ReleaseResources(_PyParcel_Resource *, Py_ssize_t n);
 
 /* The bytes of a PickleBuffer, in one piece: without copying them, as they are and
-   stay in the sender; or a copy.  What to do if they come back after the sender's end
-   is up to the caller: nobody else may have the block, for _PyRWExt_FreeBlock(), or
-   the reference to another lent buffer; NULL if there is none. */
+   stay in the sender; or a copy.  If they come back after the sender's end, the block
+   is given to _PyRWExt_FreeBlock(): nobody else may have it, then.  If they are only
+   lent on, `under` is what was lent to the sender.  NULL if there is none. */
 extern _PyParcel_Lent *_PyParcel_LendBuffer(_PyParcel_Home *, PyObject *,
                                             void *block, _PyParcel_Lent *under);
 extern _PyParcel_Lent *_PyParcel_CopyBuffer(const Py_buffer *);
 /* The interpreter has ended: keep what is lent. */
 extern void _PyParcel_KeepLent(_PyParcel_Home *, struct _PyMemHeap_Remains *);
 extern void _PyParcel_HoldLent(_PyParcel_Home *);
+/* The interpreter ends: release what it has lent on. */
+extern void _PyParcel_ReleaseLentOn(_PyParcel_Home *);
 /* Is there one reference only? */
 extern int _PyParcel_LentIsSingle(_PyParcel_Lent *);
 extern void _PyParcel_UnshareBuffers(_PyParcel_Resource *, Py_ssize_t n);
