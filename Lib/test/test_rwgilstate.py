@@ -48,6 +48,7 @@ class Base(unittest.TestCase):
         self.addCleanup(threading_helper.threading_cleanup,
                         *threading_helper.threading_setup())
         seen.clear()
+        callbacks.clear()
 
     def create(self, code='', **ns):
         """An interpreter that has run the prelude and the code."""
