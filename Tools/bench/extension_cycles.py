@@ -2,8 +2,8 @@
 """Does memory stay flat when interpreters with extension modules come and go?
 
 Usage
-    ./python Tools/bench/extension_cycles.py [PACKAGE ...] [--site DIR] [--cycles N] [--smoke]
-                                             [--json FILE]
+    ./python Tools/bench/extension_cycles.py [PACKAGE ...] [--site DIR] [--cycles N] [--send]
+                                             [--smoke] [--json FILE]
 
 How.  For each package in a fresh process, one interpreter after the other is created,
 imports the package, computes something with a checked result and is closed.  After each
@@ -13,6 +13,9 @@ are read.
     --site    the folder with the packages, see tests/test_wheels.py
               (default: $RWPYTHON_SITE)
     --cycles  how many (default 200)
+    --send    each interpreter also sends lists of strings here, before the import and
+              after it, and numpy an array of 1 MB, moved; they are looked at and
+              dropped when it is closed
 
 How to read the table.  Memory of the process in MiB after the first tenth, half and all
 of the cycles; then KiB per cycle in the first half (less the first tenth) and in the second
@@ -63,22 +66,41 @@ def resident():
         return int(file.read().split()[1]) * os.sysconf('SC_PAGESIZE')
 
 
-def cycle(code):
+SENT = [str(number) * 3 for number in range(100)]
+SEND = '\nqueue.put([str(number) * 3 for number in range(100)])'
+
+
+def cycle(package, code, send):
     import interpreters
-    interp = interpreters.create()
+    interp, got = interpreters.create(), []
     try:
+        if send:
+            queue = interpreters.create_queue()
+            interp.prepare_main(queue=queue)
+            interp.exec(SEND)
+            code += SEND
+            if package == 'numpy':
+                code += '\nqueue.put(interpreters.move(np.full(125_000, 7.5)))'
         interp.exec(code)
+        while send and queue.qsize() > 0:
+            got.append(queue.get())
     finally:
         interp.close()
+    if send:
+        benchlib.ensure(got[:2] == [SENT, SENT], 'what was sent')
+        benchlib.ensure(len(got) == 2 or got[2].sum() == 937_500, 'the array')
 
 
-def measure(package, site, cycles):
+def measure(package, site, cycles, send):
     """In a process of its own: prints (bytes, blocks) after each part, as JSON."""
-    code = f'import sys; sys.path.insert(0, {site!r})\n' + WORK[package]
+    code = f'import interpreters, sys; sys.path.insert(0, {site!r})\n' + WORK[package]
+    if send and package == 'numpy':
+        sys.path.insert(0, site)
+        import numpy        # not by the first array that arrives
     found = []
     for _ in range(PARTS):
         for _ in range(cycles // PARTS):
-            cycle(code)
+            cycle(package, code, send)
         gc.collect()
         found.append((resident(), sys.getallocatedblocks()))
     print(json.dumps(found))
@@ -87,7 +109,7 @@ def measure(package, site, cycles):
 def run(package, args):
     done = subprocess.run(
         [sys.executable, __file__, package, '--child', '--cycles', str(args.cycles),
-         '--site', args.site or ''],
+         '--site', args.site or '', *['--send'] * args.send],
         stdout=subprocess.PIPE, text=True, check=False)
     benchlib.ensure(done.returncode == 0, f'the process for {package}')
     return json.loads(done.stdout)
@@ -116,12 +138,13 @@ def main():
                             help=f'of {", ".join(WORK)} (default: all that are there)')
         parser.add_argument('--site', default=os.environ.get('RWPYTHON_SITE'))
         parser.add_argument('--cycles', type=int, default=200)
+        parser.add_argument('--send', action='store_true')
         parser.add_argument('--child', action='store_true', help='for its own use')
     args = benchlib.parse_args(__doc__, 1, add)
     if unknown := set(args.packages) - set(WORK):
         sys.exit(f'not known here: {", ".join(sorted(unknown))}')
     if args.child:
-        return measure(args.packages[0], args.site, args.cycles)
+        return measure(args.packages[0], args.site, args.cycles, args.send)
     packages = args.packages or list(WORK)
     if args.smoke:
         args.cycles = 20
