@@ -89,10 +89,8 @@ _PyRWSignal_DetachSlow(PyThreadState *tstate)
 int
 _PyRWSignal_Check(PyThreadState *tstate)
 {
-    if (!_Py_IsMainThread() || _Py_IsMainInterpreter(tstate->interp)) {
-        return 0;
-    }
-    if (!_PySignal_TakeInterrupt()) {
+    // It is called often: most str() and repr() look for signals.
+    if (_Py_IsMainInterpreter(tstate->interp) || !_PySignal_TakeInterrupt()) {
         return 0;
     }
     PyErr_SetNone(PyExc_KeyboardInterrupt);

@@ -27,8 +27,8 @@ extern void _PyRWSignal_Received(void);
 extern int _PyRWSignal_Check(PyThreadState *tstate);
 
 /* In Modules/signalmodule.c: withdraw a pending SIGINT if its handler is
-   default_int_handler.  Returns whether there was one.  Only the main thread may
-   call this: it is the one that changes handlers, so none goes away meanwhile. */
+   default_int_handler.  Returns whether there was one.  Never in another thread than
+   the main one, which alone changes handlers: so none goes away meanwhile. */
 extern int _PySignal_TakeInterrupt(void);
 
 /* In a forked child, attached, when the runtime knows its new main thread. */
