@@ -10,26 +10,57 @@ Usage
                                             [--only WORD ...] [--json FILE]
 
 How.  Each workload in fresh processes of each Python, in turns; the CPU time of the
-thread, so that being scheduled away does not count.
+thread, so that being scheduled away does not count.  "Inside" is the same in a
+subinterpreter of that Python, with a lock of its own, run by the main thread.
 
 How to read the table.  Speed: the time of stock divided by that of the row, so that 1 is as
 fast as stock and more is faster.  A column for each workload; medians over the processes
 and the interquartile range of the processes' medians in percent: a ratio that is nearer to
-1 than this says nothing.  The baseline is stock 3.13.5 with the same flags.  "make
+1 than this says nothing.  The baseline is stock 3.13.5 with the same flags, in the main
+interpreter; inside is to be compared with "stock, inside".  "make
 pyperformance" does the same with a whole suite and takes hours.
 """
 
+import json
+import os
 import time
 
 import one_thread
 from runner import Cell, Panel, run
-from ways import Way
+from ways import FOLDER, Way
 
-OWN_WAYS = (Way('RWPython', 'this'), Way('stock', 'stock'),
-            Way('stock without GIL', 'freethreaded'))
+INSIDE = ', inside'
+OWN_WAYS = (Way('RWPython', 'this'), Way('stock', 'stock'), Way('RWPython' + INSIDE, 'this'),
+            Way('stock' + INSIDE, 'stock'), Way('stock without GIL', 'freethreaded'))
 
 
 def measure(way, workload, share, values):
+    if way.name.endswith(INSIDE):
+        return measure_inside(workload, share, values)
+    return measure_here(workload, share, values)
+
+
+def measure_inside(*args):
+    import _interpreters
+    id = _interpreters.create()
+    ours, theirs = os.pipe()
+    failure = _interpreters.exec(id, f"""if True:
+        import json, os, sys
+        sys.path.insert(0, {FOLDER!r})
+        import one_thread_time
+        times = one_thread_time.measure_here(*{args!r})
+        os.write({theirs}, json.dumps(times).encode())
+        """)
+    if failure is not None:
+        raise RuntimeError(failure.formatted)
+    _interpreters.destroy(id)
+    times = json.loads(os.read(ours, 65536))
+    os.close(ours)
+    os.close(theirs)
+    return times
+
+
+def measure_here(workload, share, values):
     func, units = one_thread.WORKLOADS[workload]
     units = max(1, int(units * share))
     times = []
