@@ -116,7 +116,7 @@ struct _PyMemHeap {
     uint64_t watch;             // number of the watch over the owner, or 0
     unsigned char **stay;       // by arena: which blocks are not the owner's
     uint nstay;
-    Py_ssize_t named_early;          // blocks that were named before the watch
+    Py_ssize_t named_early;     // blocks that were named before the watch
     int gave;                   // the owner has given away more than was named
     int unknown;                // nothing can be said about what stays
 };

@@ -236,8 +236,9 @@ release_lent(_PyParcel_Lent *lent)
     _PyParcel_DropHome(home);
 }
 
-/* What was lent to the interpreter and lent on by it need not wait for it.  In the list
-   is only what still has a reference, or will be released soon. */
+/* What was lent to the interpreter and lent on by it need not wait for it.  No other
+   thread of the interpreter runs any more, so nobody else releases anything here; what
+   receivers drop meanwhile comes back with nothing held. */
 void
 _PyParcel_ReleaseLentOn(_PyParcel_Home *home)
 {

@@ -1565,9 +1565,9 @@ at_interpreter_exit(void *arg)
         // are daemon threads, which end when they try to attach.
         _PyParcel_EndWaits(home->interpid);
         _PyParcel_Unbind(home->interpid);
+        _PyParcel_ReleaseLentOn(home);
     }
     _PyParcel_ReleaseReturned(home);
-    _PyParcel_ReleaseLentOn(home);
     PyMutex_Lock(&home->mutex);
     home->interp = NULL;
     PyMutex_Unlock(&home->mutex);

@@ -460,6 +460,38 @@ class LifeTests(BufferTestCase):
         self.run_there('del view')
         self.wait_for(lambda: ref() is None)
 
+    def pass_on(self, how):
+        """What another interpreter has moved on here, or shows, and is closed."""
+        interp = interpreters.create()
+        interp.prepare_main(there=self.there, back=self.back)
+        interp.exec(SETUP)
+        ref = self.lend()
+        interp.exec(f'obj = there.get(); back.put({how})')
+        got = self.back.get(timeout=support.SHORT_TIMEOUT)
+        interp.close()
+        return got, ref
+
+    def test_given_back_by_a_closed_interpreter(self):
+        # It has come from here, so it is released here.
+        for how in 'move(obj)', 'memoryview(obj.data)[1:]':
+            with self.subTest(how):
+                got, ref = self.pass_on(how)
+                view = got if isinstance(got, memoryview) else got.data
+                self.assertEqual(bytes(view), pattern()[-len(view):])
+                self.assertIsNotNone(ref())
+                del got, view
+                self.wait_for(lambda: ref() is None)
+
+    def test_lent_on_and_back_again(self):
+        got, ref = self.pass_on('move(obj)')
+        self.there.put(move(got))
+        del got
+        self.assertEqual(self.run_there('obj = there.get(); back.put(bytes(obj.data))'),
+                         pattern())
+        self.assertIsNotNone(ref())
+        self.run_there('del obj')
+        self.wait_for(lambda: ref() is None)
+
     def test_discarded(self):
         obj = Bytes(pattern())
         ref = weakref.ref(obj)
