@@ -50,6 +50,10 @@
 
 #define LARGE_SHARDS 64
 
+// In place of the number of a watch: they are counted from 1.
+#define ANY_WATCH 0
+#define BLOCK_OF_COPY UINT64_MAX    // no watch's: see rwextmem.c
+
 struct large_block {
     char *start;                    // NULL: nothing here
     size_t size;
@@ -141,15 +145,16 @@ large_add(uint64_t watch, void *p, size_t size)
     PyMutex_Unlock(&shard->mutex);
 }
 
+/* If it is there: as one of this watch, or of any if that is ANY_WATCH. */
 static Py_NO_INLINE int
-large_remove(const void *p)
+large_remove(const void *p, uint64_t watch)
 {
     struct large_shard *shard = large_shard_of(large_hash(p));
     int found = 0;
     PyMutex_LockFlags(&shard->mutex, _Py_LOCK_DONT_DETACH);
     if (shard->n > 0) {
         struct large_block *block = large_probe(shard->blocks, shard->mask, p);
-        if (block->start != NULL) {
+        if (block->start != NULL && (watch == ANY_WATCH || block->watch == watch)) {
             large_delete(shard, block);
             found = 1;
         }
@@ -182,8 +187,6 @@ large_unlock_in_child(void)
     }
 }
 
-#define BLOCK_OF_COPY UINT64_MAX    // no watch has that number
-
 void
 _PyMemHeap_NoteBlock(void *block, size_t size)
 {
@@ -193,7 +196,8 @@ _PyMemHeap_NoteBlock(void *block, size_t size)
 int
 _PyMemHeap_ForgetBlock(void *block)
 {
-    return large_remove(block);
+    // Those of a watch are given back with the rest of it, and by nobody else.
+    return large_remove(block, BLOCK_OF_COPY);
 }
 
 int
@@ -218,7 +222,7 @@ static inline void
 memheap_forget_large(void *p)
 {
     if (UNLIKELY(_Py_atomic_load_int_relaxed(&large_in_use))) {
-        (void)large_remove(p);
+        (void)large_remove(p, ANY_WATCH);
     }
 }
 
@@ -511,7 +515,7 @@ _PyMemHeap_Goes(const void *address)
     }
     else if (heap->watch != 0 && map_get(address) == NULL) {
         for (int i = 0; i < LARGE_OFFSETS; i++) {
-            if (large_remove((const char *)address - 16 * i)) {
+            if (large_remove((const char *)address - 16 * i, ANY_WATCH)) {
                 break;
             }
         }
@@ -775,7 +779,7 @@ free_large(_PyMemHeap_Remains *r, int really)
     Py_ssize_t n = 0;
     for (size_t i = 0; i < r->nlarge; i++) {
         struct large_block *block = &r->large[i];
-        (void)large_remove(block->start);
+        (void)large_remove(block->start, ANY_WATCH);
         if (really && block->size > 0) {
             spoil(block->start, block->size);
             PyMem_RawFree(block->start);

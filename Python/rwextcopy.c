@@ -1392,7 +1392,7 @@ has_code(const struct dl_phdr_info *info, const void *address)
 }
 
 /* Main's free lists are no reason for anything to stay: what is in them has gone to
-   main, and has been named; behind their ends are addresses of former entries. */
+   main, and has its bit (REM-3); behind their ends are addresses of former entries. */
 static void
 keep_from_segment(_PyMemHeap_Remains *remains, const char *start, const char *end)
 {

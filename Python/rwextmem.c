@@ -24,7 +24,6 @@
 #include "Python.h"
 #include "pycore_memheap.h"       // _PyMemHeap_NoteBlock()
 #include "pycore_rwextcopy.h"
-
 #include "pycore_rwextimage.h"    // _PyRWExt_SUPPORTED
 
 #ifdef _PyRWExt_SUPPORTED

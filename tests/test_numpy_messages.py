@@ -191,9 +191,9 @@ def resident():
     gc.collect()
     with open('/proc/self/statm') as file:
         return int(file.read().split()[1]) * os.sysconf('SC_PAGESIZE')
-def start(source, **names):
+def start(source):
     interp = interpreters.create()
-    interp.prepare_main(SIZE=SIZE, there=there, back=back, **names)
+    interp.prepare_main(SIZE=SIZE, there=there, back=back)
     interp.exec('import numpy as np\\nfrom interpreters import move\\n' + source)
     return interp
 def check_all(array):

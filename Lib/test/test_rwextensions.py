@@ -10,6 +10,7 @@ import tempfile
 import textwrap
 import threading
 import unittest
+import weakref
 
 from test import support
 from test.support import import_helper, script_helper, threading_helper
@@ -276,6 +277,18 @@ class SwitchTests(unittest.TestCase):
             with self.subTest(value):
                 done = script_helper.assert_python_failure('-X', value, '-c', '')
                 self.assertIn(b'extcopy', done.err)
+
+
+class ModuleTests(unittest.TestCase):
+
+    def test_type_goes_with_the_module(self):
+        # Also if the collector has not cleared the module.
+        module = import_helper.import_fresh_module('_rwextensions')
+        ref = weakref.ref(module.ExtensionCopy)
+        vars(module).clear()
+        del module
+        gc.collect()
+        self.assertIsNone(ref())
 
 
 class ReuseTests(Base):

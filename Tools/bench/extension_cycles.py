@@ -80,7 +80,8 @@ def cycle(package, code, send):
             interp.exec(SEND)
             code += SEND
             if package == 'numpy':
-                code += '\nqueue.put(interpreters.move(np.full(125_000, 7.5)))'
+                code += ('\nimport interpreters'
+                         '\nqueue.put(interpreters.move(np.full(125_000, 7.5)))')
         interp.exec(code)
         while send and queue.qsize() > 0:
             got.append(queue.get())
@@ -93,7 +94,7 @@ def cycle(package, code, send):
 
 def measure(package, site, cycles, send):
     """In a process of its own: prints (bytes, blocks) after each part, as JSON."""
-    code = f'import interpreters, sys; sys.path.insert(0, {site!r})\n' + WORK[package]
+    code = f'import sys; sys.path.insert(0, {site!r})\n' + WORK[package]
     if send and package == 'numpy':
         sys.path.insert(0, site)
         import numpy        # not by the first array that arrives
