@@ -13,7 +13,7 @@
 #include "pycore_lock.h"          // PyEvent
 #include "pycore_pythread.h"      // PyThread_start_new_thread()
 
-#include <pthread.h>              // pthread_cleanup_push()
+#include <pthread.h>              // pthread_key_create()
 
 typedef void (*callback)(void);
 
@@ -28,10 +28,14 @@ typedef struct {
     int stop;                   // atomic
     int64_t made;               // atomic: calls that have returned
     int64_t running;            // atomic: threads
+    int64_t unwound;            // atomic: frames with a clean-up that were
     PyEvent done;
 } crowd;
 
-/* Also when the thread is made to exit in a callback. */
+/* Also when the thread is made to exit in a callback.  The module is compiled with
+   -fexceptions: a destructor of a thread's value is no frame's clean-up. */
+static pthread_key_t in_crowd;
+
 static void
 thread_ends(void *arg)
 {
@@ -45,12 +49,28 @@ static void
 run_thread(void *arg)
 {
     crowd *c = arg;
-    pthread_cleanup_push(thread_ends, c);
+    (void)pthread_setspecific(in_crowd, c);
     for (long i = 0; i != c->calls && !_Py_atomic_load_int(&c->stop); i++) {
         c->func();
         _Py_atomic_add_int64(&c->made, 1);
     }
-    pthread_cleanup_pop(1);
+}
+
+static void
+count_unwound(crowd **c)
+{
+    if (*c != NULL) {
+        _Py_atomic_add_int64(&(*c)->unwound, 1);
+    }
+}
+
+/* The same with a frame such as C++ has. */
+static void
+run_guarded(void *arg)
+{
+    crowd *guard __attribute__((cleanup(count_unwound))) = arg;
+    run_thread(arg);
+    guard = NULL;
 }
 
 static crowd *
@@ -64,7 +84,8 @@ start(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *address;
     long calls, threads;
-    if (!PyArg_ParseTuple(args, "Oll", &address, &calls, &threads)) {
+    int guarded = 0;
+    if (!PyArg_ParseTuple(args, "Oll|p", &address, &calls, &threads, &guarded)) {
         return NULL;
     }
     callback func = (callback)PyLong_AsVoidPtr(address);
@@ -79,7 +100,7 @@ start(PyObject *Py_UNUSED(module), PyObject *args)
     c->calls = calls;
     c->running = threads;
     for (long i = 0; i < threads; i++) {
-        if (PyThread_start_new_thread(run_thread, c)
+        if (PyThread_start_new_thread(guarded ? run_guarded : run_thread, c)
             == PYTHREAD_INVALID_THREAD_ID)
         {
             return PyErr_Format(PyExc_RuntimeError, "can't start a thread");
@@ -107,6 +128,16 @@ made(PyObject *Py_UNUSED(module), PyObject *arg)
         return NULL;
     }
     return PyLong_FromLongLong(_Py_atomic_load_int64(&c->made));
+}
+
+static PyObject *
+unwound(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    crowd *c = crowd_arg(arg);
+    if (c == NULL) {
+        return NULL;
+    }
+    return PyLong_FromLongLong(_Py_atomic_load_int64(&c->unwound));
 }
 
 static PyObject *
@@ -204,6 +235,15 @@ keeping_callback(void)
     PyGILState_Release(state);
 }
 
+/* The way of destructors that may come late. */
+static void
+careful_callback(void)
+{
+    if (Py_IsInitialized() && !Py_IsFinalizing()) {
+        plain_callback();
+    }
+}
+
 /* Within itself, attached and detached. */
 static void
 nesting_callback(void)
@@ -228,7 +268,8 @@ set_target(PyObject *Py_UNUSED(module), PyObject *args)
         return NULL;
     }
     callback cb = strcmp(how, "plain") == 0 ? plain_callback
-        : strcmp(how, "keeping") == 0 ? keeping_callback : nesting_callback;
+        : strcmp(how, "keeping") == 0 ? keeping_callback
+        : strcmp(how, "careful") == 0 ? careful_callback : nesting_callback;
     Py_XSETREF(target, Py_NewRef(func));
     return PyLong_FromVoidPtr((void *)cb);
 }
@@ -256,9 +297,11 @@ count_states(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(arg))
 
 static PyMethodDef functions[] = {
     {"start", start, METH_VARARGS,
-     PyDoc_STR("start(address, calls, threads) -> handle")},
+     PyDoc_STR("start(address, calls, threads, guarded=False) -> handle")},
     {"stop", stop, METH_O, PyDoc_STR("Let its threads end after the next call.")},
     {"made", made, METH_O, PyDoc_STR("How many calls have returned.")},
+    {"unwound", unwound, METH_O,
+     PyDoc_STR("How many of its guarded threads were ended in a call.")},
     {"join", join, METH_VARARGS,
      PyDoc_STR("join(handle, timeout): wait for its threads; TimeoutError")},
     {"set_target", set_target, METH_VARARGS,
@@ -288,5 +331,8 @@ static struct PyModuleDef module_def = {
 PyMODINIT_FUNC
 PyInit__testrwgilstate(void)
 {
+    if (pthread_key_create(&in_crowd, thread_ends) != 0) {
+        return PyErr_NoMemory();
+    }
     return PyModuleDef_Init(&module_def);
 }

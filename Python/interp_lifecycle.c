@@ -46,6 +46,7 @@
          the flag is not set yet; whoever has set the flag waits
      L10 a thread waits, detached, for a mutex that others want as well, gets it,
          and exits when it attaches again: it passes the mutex on
+         (Python/interp_exit_thread.c)
 */
 
 #include "Python.h"
@@ -53,17 +54,12 @@
 #include "pycore_initconfig.h"    // _PyStatus_ERR()
 #include "pycore_interp.h"        // PyInterpreterState
 #include "pycore_interp_lifecycle.h"
-#include "pycore_lock.h"          // _PyMutex_LockTimed()
 #include "pycore_memheap.h"       // _PyMemHeap_Close()
-#include "pycore_parking_lot.h"   // _PyParkingLot_Park()
 #include "pycore_pystate.h"       // _PyThreadState_Attach()
 #include "pycore_runtime.h"       // _PyRuntime
 #include "pycore_rwgil.h"         // _PyRWGIL_WaitQuiet()
 #include "pycore_rwgilstate.h"    // _PyRWGILState_IsAway()
 
-#ifdef HAVE_PTHREAD_H
-#  include <pthread.h>            // pthread_cleanup_push()
-#endif
 #ifdef HAVE_SCHED_H
 #  include <sched.h>              // sched_yield()
 #endif
@@ -185,7 +181,7 @@ _PyInterp_BeginMaking(long whence, PyStatus *status)
         return 0;
     }
     if (stage == CLOSED) {
-        PyThread_exit_thread();     // as if it had wanted a lock
+        _PyInterp_ExitThread();     // as if it had wanted a lock
     }
     *status = whence == _PyInterpreterState_WHENCE_LEGACY_CAPI
               ? _PyStatus_OK()      // Py_NewInterpreter(), which returns NULL
@@ -308,44 +304,6 @@ _PyInterp_WaitStarting(void)
 }
 
 
-/* --- Threads that wait for a mutex ---------------------------------------- */
-
-typedef struct {
-    PyMutex *mutex;
-    const int *handed_off;
-} mutex_waiter;
-
-/* The thread exits.  It has been given the mutex, or woken to try to get it: then
-   others may sleep until somebody unlocks it. */
-static void
-pass_on(void *arg)
-{
-    mutex_waiter *w = arg;
-    if (*w->handed_off
-        || _PyMutex_LockTimed(w->mutex, 0, _Py_LOCK_DONT_DETACH) == PY_LOCK_ACQUIRED)
-    {
-        PyMutex_Unlock(w->mutex);
-    }
-}
-
-int
-_PyInterp_ParkForMutex(PyMutex *m, const uint8_t *expected, PyTime_t timeout,
-                       void *entry, const int *handed_off, int detach)
-{
-    int res;
-#ifdef HAVE_PTHREAD_H
-    mutex_waiter w = {m, handed_off};
-    pthread_cleanup_push(pass_on, &w);
-#endif
-    res = _PyParkingLot_Park(&m->_bits, expected, sizeof(*expected), timeout, entry,
-                             detach);
-#ifdef HAVE_PTHREAD_H
-    pthread_cleanup_pop(0);
-#endif
-    return res;
-}
-
-
 /* --- Threads that are left in an interpreter ----------------------------- */
 
 int
@@ -420,7 +378,7 @@ _PyInterp_PruneThreads(PyThreadState *tstate)
     assert(_PyInterpreterState_GetFinalizing(interp) == tstate);
     if (_PyInterp_IsLeftBehind(interp)) {       // L2
         _PyThreadState_Detach(tstate);
-        PyThread_exit_thread();
+        _PyInterp_ExitThread();
     }
     _PyRWGILState_WaitEntering();
     _PyInterp_WaitStarting();

@@ -16,9 +16,11 @@
 //         it was, and its latest state is what it was.
 //   GS-3  An interpreter to which a thread of another one has gone away is not
 //         closed meanwhile ("interpreter running"), as with a call into it.  One
-//         that only threads made by C are in can be closed; they exit when they
-//         next want its lock.
-//   GS-4  A thread state is added only to an interpreter that is not finalizing,
+//         that only threads made by C are in can be closed; they leave when they
+//         next want its lock (_PyInterp_ExitThread()).
+//   GS-4  Who is waiting to get into an interpreter when it is closed is let in, once;
+//         not who comes later, and not for longer than LET_IN_NS.
+//   GS-5  A thread state is added only to an interpreter that is not finalizing,
 //         and such an interpreter stays in memory until that is done.
 //
 // Obligations
@@ -47,14 +49,15 @@
 //       then passes through HEAD_LOCK, then waits for `entering` to be zero.  Who
 //       enters looks at the flag and increments `entering` under HEAD_LOCK.
 //   G2  The owner ends when the state exists: the end gives it up or waits for
-//       it like any other thread's (Python/interp_lifecycle.c); take_gil() lets
-//       the thread exit.
+//       it like any other thread's (Python/interp_lifecycle.c); take_gil() makes
+//       the thread leave.
 //   G3  Where the thread came from ends while it's away: the same, when it wants
 //       to go back.
 
 #include "Python.h"
 #include "pycore_ceval.h"         // _PyEval_ThreadsInitialized()
 #include "pycore_interp.h"        // PyInterpreterState
+#include "pycore_interp_lifecycle.h"  // _PyInterp_ExitThread()
 #include "pycore_pystate.h"       // HEAD_LOCK()
 #include "pycore_runtime.h"       // _PyRuntime
 #include "pycore_rwextcopy.h"     // _PyRWExt_InterpreterOfAddress()
@@ -80,6 +83,10 @@ typedef struct {
 } kept_state;
 
 #define MAX_KEPT 8              // interpreters that a thread calls back by turns
+
+/* For how long, at most, a closing interpreter waits for those at the door. */
+#define LET_IN_NS (1000 * 1000 * 1000)
+#define LET_IN_SLICE_NS (500 * 1000)
 
 static _Py_thread_local away_record *away;
 static _Py_thread_local kept_state kept[MAX_KEPT];
@@ -120,6 +127,20 @@ find_suspended(int64_t owner)
         }
     }
     return NULL;
+}
+
+/* The interpreter, or NULL if it is ending or has ended.  HEAD_LOCK is held. */
+static PyInterpreterState *
+find_open(int64_t id)
+{
+    PyInterpreterState *interp = _PyRuntime.interpreters.head;
+    while (interp != NULL && interp->id != id) {
+        interp = interp->next;
+    }
+    if (interp != NULL && _PyInterpreterState_GetFinalizing(interp) != NULL) {
+        interp = NULL;
+    }
+    return interp;
 }
 
 /* HEAD_LOCK is held. */
@@ -164,17 +185,9 @@ keep(PyThreadState *tstate)
 static PyThreadState *
 state_in(int64_t owner, int whence)
 {
-    PyInterpreterState *interp = NULL;
     PyThreadState *tstate = NULL;
     HEAD_LOCK(&_PyRuntime);
-    for (interp = _PyRuntime.interpreters.head; interp; interp = interp->next) {
-        if (interp->id == owner) {
-            break;
-        }
-    }
-    if (interp != NULL && _PyInterpreterState_GetFinalizing(interp) != NULL) {
-        interp = NULL;
-    }
+    PyInterpreterState *interp = find_open(owner);
     if (interp != NULL) {
         tstate = find_kept(interp);
         if (tstate != NULL) {
@@ -189,11 +202,11 @@ state_in(int64_t owner, int whence)
         return tstate;
     }
     tstate = _PyThreadState_NewBound(interp, whence);
-    _Py_atomic_add_int(&entering, -1);
     if (tstate == NULL) {
         Py_FatalError("Couldn't create thread-state for new thread");
     }
-    tstate->gilstate_counter = 0;
+    _Py_atomic_store_int_relaxed(&tstate->gilstate_counter, 0);     // at the door
+    _Py_atomic_add_int(&entering, -1);
     return tstate;
 }
 
@@ -212,7 +225,7 @@ give_up(PyThreadState *tcur)
     if (tcur != NULL && tcur == _PyThreadState_GET()) {
         (void)PyEval_SaveThread();
     }
-    PyThread_exit_thread();
+    _PyInterp_ExitThread();
 }
 
 /* Nothing that can call Ensure again (hooks of the allocator can) is called once
@@ -326,6 +339,20 @@ _PyRWGILState_Visible(PyThreadState *tcur, const void *pc)
 }
 
 int
+_PyRWGILState_MayEnsure(const void *pc)
+{
+    int64_t owner = _PyRWExt_InterpreterOfAddress(pc);
+    PyThreadState *tstate = _PyThreadState_GET();
+    if (owner < 0 || (tstate != NULL && tstate->interp->id == owner)) {
+        return 1;
+    }
+    HEAD_LOCK(&_PyRuntime);
+    int may = find_open(owner) != NULL;
+    HEAD_UNLOCK(&_PyRuntime);
+    return may;
+}
+
+int
 _PyRWGILState_IsAway(void)
 {
     return away != NULL;
@@ -340,6 +367,40 @@ _PyRWGILState_WaitEntering(void)
 #ifdef HAVE_SCHED_H
         sched_yield();
 #endif
+    }
+}
+
+/* Is a thread in Ensure, with a state that it has just made?  Of those whose id is
+   at most `last`; 0 stands for all, and is changed. */
+static int
+at_the_door(PyInterpreterState *interp, uint64_t *last)
+{
+    int found = 0;
+    HEAD_LOCK(&_PyRuntime);
+    if (*last == 0) {
+        *last = interp->threads.next_unique_id;
+    }
+    for (PyThreadState *p = interp->threads.head; p != NULL && !found; p = p->next) {
+        found = p->_whence == _PyThreadState_WHENCE_GILSTATE && p->id <= *last
+                && _Py_atomic_load_int_relaxed(&p->gilstate_counter) == 0;
+    }
+    HEAD_UNLOCK(&_PyRuntime);
+    return found;
+}
+
+void
+_PyRWGILState_LetIn(PyThreadState *tstate)
+{
+    uint64_t last = 0;
+    struct timespec slice = {0, LET_IN_SLICE_NS};
+    _PyRWGILState_WaitEntering();
+    for (int64_t waited = 0;
+         waited < LET_IN_NS && at_the_door(tstate->interp, &last);
+         waited += LET_IN_SLICE_NS)
+    {
+        _PyThreadState_Detach(tstate);
+        (void)nanosleep(&slice, NULL);
+        _PyThreadState_Attach(tstate);
     }
 }
 

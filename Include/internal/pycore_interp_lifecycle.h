@@ -9,7 +9,8 @@
 //     code for _PyInterp_EXIT_WAIT_NS is left behind with a message; Ctrl-C does
 //     the same at once.
 //   - an interpreter of the `_interpreters` module, or any at exit, can end
-//     while threads are left in it: they exit when they next want its lock.
+//     while threads are left in it: they exit when they next want its lock, or wait
+//     for ever if their stack can't be unwound without harm.
 
 #ifndef Py_INTERNAL_INTERP_LIFECYCLE_H
 #define Py_INTERNAL_INTERP_LIFECYCLE_H
@@ -92,6 +93,10 @@ extern int _PyInterp_IsZombie(PyInterpreterState *);
 /* 1 if the exit has left this interpreter behind, so that it is not listed.
    HEAD_LOCK is held, or the answer may come too early. */
 extern int _PyInterp_IsLeftBehind(PyInterpreterState *);
+
+/* What a thread does that must not have the lock it wants, and holds none: it exits, or
+   waits for ever if code would run, or the process abort, when its stack is unwound. */
+extern void _Py_NO_RETURN _PyInterp_ExitThread(void);
 
 /* While HEAD_LOCK is held, tracemalloc must not see what this thread allocates: its
    hook of the raw allocator attaches, and so may wait for somebody who waits for

@@ -27,7 +27,7 @@
    PyGILState_Release().  The body is the base's, in Python/pystate.c.
 
    Does not return if the owner is ending or has ended.  A thread that C code made
-   exits then, as it does when the runtime ends; in a thread of another
+   leaves then, as it does when the runtime ends (_PyInterp_ExitThread()); in a thread of another
    interpreter it is a fatal error, since that interpreter may wait for it. */
 PyAPI_FUNC(PyGILState_STATE) _PyRWGILState_EnsureIn(int64_t owner);
 
@@ -45,8 +45,17 @@ extern void _PyRWGILState_Leave(void);
    to get a state that it can use. */
 extern PyThreadState *_PyRWGILState_Visible(PyThreadState *, const void *pc);
 
+/* What Py_IsInitialized() tells code at this address beside whether there is a runtime: 1
+   if the thread is in the interpreter that the code belongs to, or that interpreter
+   still lets threads in.  Careful destructors ask before they call Ensure. */
+extern int _PyRWGILState_MayEnsure(const void *pc);
+
 /* Is the calling thread in an interpreter only until it goes back to another? */
 extern int _PyRWGILState_IsAway(void);
+
+/* An interpreter is about to be closed: let those threads do what they have come for that
+   are in Ensure already, with nothing but the lock to wait for.  Detaches. */
+extern void _PyRWGILState_LetIn(PyThreadState *);
 
 /* An interpreter's finalizing flag is set: from now on no thread gets in.  Wait,
    for an allocation or two, until nobody is about to add a thread state. */

@@ -340,9 +340,7 @@ class CopyTests(Base):
         # As at exit: the threads end.
         interp, address = self.with_copy()
         crowd = gilstate.start(address, -1, 3)
-        for _ in support.sleeping_retry(support.SHORT_TIMEOUT):
-            if gilstate.made(crowd) > 10:
-                break
+        self.wait_for_calls(crowd)
         interp.close()
         gilstate.join(crowd, support.SHORT_TIMEOUT)
 
@@ -352,6 +350,60 @@ class CopyTests(Base):
         crowd = gilstate.start(address, -1, 3)
         gilstate.join(crowd, support.SHORT_TIMEOUT)
         self.assertEqual(gilstate.made(crowd), 0)
+
+    def wait_for_calls(self, crowd):
+        for _ in support.sleeping_retry(support.SHORT_TIMEOUT):
+            if gilstate.made(crowd) > 10:
+                return
+
+    def test_closed_while_it_calls_below_a_cleanup(self):
+        # Unwinding would run code without the lock, or abort: the threads wait.
+        for how in 'plain', 'keeping', 'nesting':
+            with self.subTest(how):
+                interp, address = self.with_copy(how)
+                crowd = gilstate.start(address, -1, 3, True)
+                self.wait_for_calls(crowd)
+                interp.close()
+                made = -1
+                for _ in support.sleeping_retry(support.SHORT_TIMEOUT):
+                    before, made = made, gilstate.made(crowd)
+                    if made == before:
+                        break
+                self.assertEqual(gilstate.unwound(crowd), 0)
+                with self.assertRaisesRegex(TimeoutError, '3 threads still run'):
+                    gilstate.join(crowd, 0.1)
+
+    def test_careful_code_is_told(self):
+        interp, address = self.with_copy('careful')
+        self.run_crowd(address, 20)
+        self.check_seen(interp, 40)
+        interp.close()
+        for guarded in False, True:
+            crowd = gilstate.start(address, 100, 3, guarded)
+            gilstate.join(crowd, support.SHORT_TIMEOUT)
+            self.assertEqual(gilstate.made(crowd), 300)
+            self.assertEqual(gilstate.unwound(crowd), 0)
+
+    def test_at_the_door_when_it_is_closed(self):
+        # The interpreter's last code, with the lock held, sees the thread come.
+        came = ctypes.c_int(0)
+        interp, address = self.with_copy()
+        interp.prepare_main(came=ctypes.addressof(came), address=address)
+        interp.exec('''if True:
+            import atexit, sys
+            def come():
+                ctypes.c_int.from_address(came).value += 1
+            def start():
+                sys.setswitchinterval(100)
+                before = copy.count_states()
+                copy.start(address, 1, 1)
+                while copy.count_states() == before:
+                    pass
+            copy.set_target(come, 'plain')
+            atexit.register(start)
+            ''')
+        interp.close()
+        self.assertEqual(came.value, 1)
 
     def test_another_interpreter_calls_after_close(self):
         script = ('import ctypes, interpreters\n'
@@ -382,7 +434,8 @@ interps = [interpreters.create() for _ in range(3)]
 for interp in interps:
     interp.exec(PRELUDE + '_result = by_ctypes(note)')
 addresses = [interp.take('_result') for interp in interps] + [by_ctypes(note)]
-crowds = [gilstate.start(address, -1, 2) for address in addresses]
+crowds = [gilstate.start(address, -1, 2, guarded)
+          for address in addresses for guarded in (False, True)]
 while any(gilstate.made(crowd) < 10 for crowd in crowds):
     pass
 '''
