@@ -18,8 +18,9 @@
 //         closed meanwhile ("interpreter running"), as with a call into it.  One
 //         that only threads made by C are in can be closed; they leave when they
 //         next want its lock (_PyInterp_ExitThread()).
-//   GS-4  Who is waiting to get into an interpreter when it is closed is let in, once;
-//         not who comes later, and not for longer than LET_IN_NS.
+//   GS-4  Who is waiting to get into an interpreter when it is closed is let in, once,
+//         and a call that has begun is finished; not so who comes later, and not for
+//         longer than LET_IN_NS.
 //   GS-5  A thread state is added only to an interpreter that is not finalizing,
 //         and such an interpreter stays in memory until that is done.
 //
@@ -48,6 +49,8 @@
 //   G1  The owner ends while its id is looked up: ending sets the finalizing flag,
 //       then passes through HEAD_LOCK, then waits for `entering` to be zero.  Who
 //       enters looks at the flag and increments `entering` under HEAD_LOCK.
+//       At exit main's states are freed: who has just made one finds the runtime's flag,
+//       which is set before, and does not look at the state.
 //   G2  The owner ends when the state exists: the end gives it up or waits for
 //       it like any other thread's (Python/interp_lifecycle.c); take_gil() makes
 //       the thread leave.
@@ -84,8 +87,9 @@ typedef struct {
 
 #define MAX_KEPT 8              // interpreters that a thread calls back by turns
 
-/* For how long, at most, a closing interpreter waits for those at the door. */
-#define LET_IN_NS (1000 * 1000 * 1000)
+/* For how long, at most, a closing interpreter waits for those who are in, and for
+   those at the door. */
+#define LET_IN_NS (500 * 1000 * 1000)
 #define LET_IN_SLICE_NS (500 * 1000)
 
 static _Py_thread_local away_record *away;
@@ -258,6 +262,16 @@ go_away(int64_t owner, PyThreadState *tcur)
     return r->tstate;
 }
 
+void
+_PyRWGILState_BeforeEnsure(void)
+{
+    if (_PyRuntimeState_GetFinalizing(&_PyRuntime) != NULL
+        && _PyRuntimeState_GetFinalizingID(&_PyRuntime) != PyThread_get_thread_ident())
+    {
+        _PyInterp_ExitThread();
+    }
+}
+
 PyThreadState *
 _PyRWGILState_Enter(int64_t owner, PyThreadState *tcur)
 {
@@ -370,10 +384,11 @@ _PyRWGILState_WaitEntering(void)
     }
 }
 
-/* Is a thread in Ensure, with a state that it has just made?  Of those whose id is
-   at most `last`; 0 stands for all, and is changed. */
+/* Is a thread that C code made in the midst of a call, or in Ensure with a state that
+   it has just made?  Of the latter only those count whose id is at most `last`; 0
+   stands for all that there are, and is changed. */
 static int
-at_the_door(PyInterpreterState *interp, uint64_t *last)
+is_expected(PyInterpreterState *interp, uint64_t *last)
 {
     int found = 0;
     HEAD_LOCK(&_PyRuntime);
@@ -381,8 +396,10 @@ at_the_door(PyInterpreterState *interp, uint64_t *last)
         *last = interp->threads.next_unique_id;
     }
     for (PyThreadState *p = interp->threads.head; p != NULL && !found; p = p->next) {
-        found = p->_whence == _PyThreadState_WHENCE_GILSTATE && p->id <= *last
-                && _Py_atomic_load_int_relaxed(&p->gilstate_counter) == 0;
+        int at_the_door = p->id <= *last
+                          && _Py_atomic_load_int_relaxed(&p->gilstate_counter) == 0;
+        found = p->_whence == _PyThreadState_WHENCE_GILSTATE
+                && (at_the_door || p->current_frame != NULL);
     }
     HEAD_UNLOCK(&_PyRuntime);
     return found;
@@ -395,7 +412,7 @@ _PyRWGILState_LetIn(PyThreadState *tstate)
     struct timespec slice = {0, LET_IN_SLICE_NS};
     _PyRWGILState_WaitEntering();
     for (int64_t waited = 0;
-         waited < LET_IN_NS && at_the_door(tstate->interp, &last);
+         waited < LET_IN_NS && is_expected(tstate->interp, &last);
          waited += LET_IN_SLICE_NS)
     {
         _PyThreadState_Detach(tstate);

@@ -31,6 +31,9 @@
    interpreter it is a fatal error, since that interpreter may wait for it. */
 PyAPI_FUNC(PyGILState_STATE) _PyRWGILState_EnsureIn(int64_t owner);
 
+/* Does not return when the runtime is being finalised by another thread, or has been. */
+extern void _PyRWGILState_BeforeEnsure(void);
+
 /* The thread state that Ensure is to attach and count, given the thread's latest
    one, which may be NULL.  That is the same one unless the owner is another
    interpreter.  NULL: make one in the main interpreter. */
@@ -54,7 +57,8 @@ extern int _PyRWGILState_MayEnsure(const void *pc);
 extern int _PyRWGILState_IsAway(void);
 
 /* An interpreter is about to be closed: let those threads do what they have come for that
-   are in Ensure already, with nothing but the lock to wait for.  Detaches. */
+   run code in it, or are in Ensure with nothing but the lock to wait for.  Detaches; returns
+   after half a second at the latest. */
 extern void _PyRWGILState_LetIn(PyThreadState *);
 
 /* An interpreter's finalizing flag is set: from now on no thread gets in.  Wait,
