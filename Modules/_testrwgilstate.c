@@ -32,8 +32,12 @@ typedef struct {
     PyEvent done;
 } crowd;
 
-/* Also when the thread is made to exit in a callback.  The module is compiled with
-   -fexceptions: a destructor of a thread's value is no frame's clean-up. */
+/* The module is compiled with -fexceptions.  A function that is to have no clean-up must
+   not get one from ThreadSanitizer, either. */
+#define NO_CLEANUP __attribute__((no_sanitize("thread")))
+
+/* Has a destructor, which is no function's clean-up: it is called as well when the thread
+   is made to exit in a callback. */
 static pthread_key_t in_crowd;
 
 static void
@@ -45,7 +49,7 @@ thread_ends(void *arg)
     }
 }
 
-static void
+NO_CLEANUP static void
 run_thread(void *arg)
 {
     crowd *c = arg;
@@ -65,7 +69,7 @@ count_unwound(crowd **c)
 }
 
 /* The same with a frame such as C++ has. */
-static void
+NO_CLEANUP static void
 run_guarded(void *arg)
 {
     crowd *guard __attribute__((cleanup(count_unwound))) = arg;
@@ -162,7 +166,7 @@ join(PyObject *Py_UNUSED(module), PyObject *args)
 
 /* --- A callback that makes an interpreter, and ends it -------------------- */
 
-static void
+NO_CLEANUP static void
 make_interpreter(void)
 {
     const PyInterpreterConfig config = {
@@ -188,7 +192,7 @@ get_maker(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(arg))
 static PyObject *target;        // what it calls
 static int disorder;            // times that the thread's state was not as promised
 
-static void
+NO_CLEANUP static void
 call_target(void)
 {
     if (!PyGILState_Check()
@@ -206,7 +210,7 @@ call_target(void)
     }
 }
 
-static void
+NO_CLEANUP static void
 plain_callback(void)
 {
     PyGILState_STATE state = PyGILState_Ensure();
@@ -215,7 +219,7 @@ plain_callback(void)
 }
 
 /* The way of cffi: a state that this made is kept, and used without Ensure. */
-static void
+NO_CLEANUP static void
 keeping_callback(void)
 {
     PyGILState_STATE state = PyGILState_LOCKED;
@@ -236,7 +240,7 @@ keeping_callback(void)
 }
 
 /* The way of destructors that may come late. */
-static void
+NO_CLEANUP static void
 careful_callback(void)
 {
     if (Py_IsInitialized() && !Py_IsFinalizing()) {
@@ -245,7 +249,7 @@ careful_callback(void)
 }
 
 /* Within itself, attached and detached. */
-static void
+NO_CLEANUP static void
 nesting_callback(void)
 {
     PyGILState_STATE state = PyGILState_Ensure();
