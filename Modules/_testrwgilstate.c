@@ -239,11 +239,19 @@ keeping_callback(void)
     PyGILState_Release(state);
 }
 
-/* The way of destructors that may come late. */
+/* The ways of destructors that may come late. */
 NO_CLEANUP static void
 careful_callback(void)
 {
-    if (Py_IsInitialized() && !Py_IsFinalizing()) {
+    if (Py_IsInitialized()) {
+        plain_callback();
+    }
+}
+
+NO_CLEANUP static void
+considerate_callback(void)
+{
+    if (!Py_IsFinalizing()) {
         plain_callback();
     }
 }
@@ -273,7 +281,8 @@ set_target(PyObject *Py_UNUSED(module), PyObject *args)
     }
     callback cb = strcmp(how, "plain") == 0 ? plain_callback
         : strcmp(how, "keeping") == 0 ? keeping_callback
-        : strcmp(how, "careful") == 0 ? careful_callback : nesting_callback;
+        : strcmp(how, "careful") == 0 ? careful_callback
+        : strcmp(how, "considerate") == 0 ? considerate_callback : nesting_callback;
     Py_XSETREF(target, Py_NewRef(func));
     return PyLong_FromVoidPtr((void *)cb);
 }

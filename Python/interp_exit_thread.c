@@ -7,9 +7,11 @@
    unwound.  Of C++, destructors run without the interpreter's lock, and a function
    that is noexcept, as every destructor is, calls std::terminate(): the process
    aborts.  It does with Apache Arrow, whose pool threads let go of Python files when
-   the call that they worked for is over, and the interpreter perhaps as well.  So a
-   thread with such a frame waits for ever instead, as in CPython 3.14 every one does.
-   It needs its stack; and a pool lacks a thread.
+   the call that they worked for is over, and the interpreter perhaps as well.  So when an interpreter
+   is closed, a thread with such a frame waits for ever instead, as in CPython 3.14 every
+   one does.  It needs its stack; and a pool lacks a thread.  When the runtime ends it is
+   as in 3.13, for better or worse: a thread of std::thread has such a frame, too, and a
+   program that joins it at exit must not hang.
 
    A frame has something to do if its function has a language-specific data area.
    Compilers write one for clean-ups, handlers and noexcept, and none for C.
@@ -22,6 +24,8 @@
 #include "pycore_interp_lifecycle.h"
 #include "pycore_lock.h"          // _PyMutex_LockTimed()
 #include "pycore_parking_lot.h"   // _PyParkingLot_Park()
+#include "pycore_pystate.h"       // _PyRuntimeState_GetFinalizing()
+#include "pycore_runtime.h"       // _PyRuntime
 
 #if defined(__GLIBC__) && defined(HAVE_DLOPEN)
 #  include <dlfcn.h>              // dlopen()
@@ -120,7 +124,8 @@ _PyInterp_ExitThread(void)
         waiting = NULL;
     }
 #ifdef PTHREAD_EXIT_UNWINDS
-    if (unwinding_runs_code()) {
+    // At the process's end it is as on the base: what joins its threads may rely on that.
+    if (_PyRuntimeState_GetFinalizing(&_PyRuntime) == NULL && unwinding_runs_code()) {
         for (;;) {
             (void)pause();                  // signals are handled
         }

@@ -307,9 +307,15 @@ _PyInterp_WaitStarting(void)
 /* --- Threads that are left in an interpreter ----------------------------- */
 
 int
+_PyInterp_IsExiting(void)
+{
+    return _Py_atomic_load_int_relaxed(&exiting);
+}
+
+int
 _PyInterp_MayPrune(PyInterpreterState *interp)
 {
-    return _Py_atomic_load_int_relaxed(&exiting)
+    return _PyInterp_IsExiting()
            || _PyInterpreterState_GetWhence(interp)
               == _PyInterpreterState_WHENCE_STDLIB;
 }

@@ -18,9 +18,8 @@
 //         closed meanwhile ("interpreter running"), as with a call into it.  One
 //         that only threads made by C are in can be closed; they leave when they
 //         next want its lock (_PyInterp_ExitThread()).
-//   GS-4  Who is waiting to get into an interpreter when it is closed is let in, once,
-//         and a call that has begun is finished; not so who comes later, and not for
-//         longer than LET_IN_NS.
+//   GS-4  Before an interpreter's finalizing flag is set, who is waiting to get in is let
+//         in, once, and calls that have begun are finished: for as long as PATIENCE_* say.
 //   GS-5  A thread state is added only to an interpreter that is not finalizing,
 //         and such an interpreter stays in memory until that is done.
 //
@@ -49,8 +48,9 @@
 //   G1  The owner ends while its id is looked up: ending sets the finalizing flag,
 //       then passes through HEAD_LOCK, then waits for `entering` to be zero.  Who
 //       enters looks at the flag and increments `entering` under HEAD_LOCK.
-//       At exit main's states are freed: who has just made one finds the runtime's flag,
-//       which is set before, and does not look at the state.
+//       At exit main's states are freed, after the same wait: whoever has entered finds
+//       the runtime's flag, which is set before, and does not look at its state.  (Code
+//       without an owner makes a state as on the base, uncounted.)
 //   G2  The owner ends when the state exists: the end gives it up or waits for
 //       it like any other thread's (Python/interp_lifecycle.c); take_gil() makes
 //       the thread leave.
@@ -87,10 +87,13 @@ typedef struct {
 
 #define MAX_KEPT 8              // interpreters that a thread calls back by turns
 
-/* For how long, at most, a closing interpreter waits for those who are in, and for
-   those at the door. */
-#define LET_IN_NS (500 * 1000 * 1000)
-#define LET_IN_SLICE_NS (500 * 1000)
+/* For how long a closing interpreter waits, beside the time that it takes to get its lock
+   back: for threads of C in a call or at the door; for those that may be in a call, or
+   have a state and keep it for later; and for threads of other interpreters. */
+#define PATIENCE_NS (500LL * 1000 * 1000)
+#define PATIENCE_FOR_KEPT_NS (20LL * 1000 * 1000)
+#define PATIENCE_FOR_PYTHON_NS (5LL * 1000 * 1000 * 1000)
+#define PATIENCE_SLICE_NS (500 * 1000)
 
 static _Py_thread_local away_record *away;
 static _Py_thread_local kept_state kept[MAX_KEPT];
@@ -185,7 +188,8 @@ keep(PyThreadState *tstate)
 }
 
 /* A state of this thread in the owner, or NULL if the owner is ending or has
-   ended.  A new one has no Ensure counted yet. */
+   ended.  A new one has no Ensure counted yet.  Unless it is NULL, the caller says
+   has_entered() when it will no longer look at the state without the lock. */
 static PyThreadState *
 state_in(int64_t owner, int whence)
 {
@@ -193,25 +197,31 @@ state_in(int64_t owner, int whence)
     HEAD_LOCK(&_PyRuntime);
     PyInterpreterState *interp = find_open(owner);
     if (interp != NULL) {
+        _Py_atomic_add_int(&entering, 1);       // G1
         tstate = find_kept(interp);
         if (tstate != NULL) {
             tstate->_whence = whence;
-        }
-        else {
-            _Py_atomic_add_int(&entering, 1);       // G1
         }
     }
     HEAD_UNLOCK(&_PyRuntime);
     if (interp == NULL || tstate != NULL) {
         return tstate;
     }
+    // The hook of tracemalloc would wait for main's lock, and main for `entering`.
+    int paused = _PyInterp_PauseTracing();
     tstate = _PyThreadState_NewBound(interp, whence);
+    _PyInterp_ResumeTracing(paused);
     if (tstate == NULL) {
         Py_FatalError("Couldn't create thread-state for new thread");
     }
     _Py_atomic_store_int_relaxed(&tstate->gilstate_counter, 0);     // at the door
-    _Py_atomic_add_int(&entering, -1);
     return tstate;
+}
+
+static void
+has_entered(void)
+{
+    _Py_atomic_add_int(&entering, -1);
 }
 
 /* The owner has gone. */
@@ -243,7 +253,7 @@ go_away(int64_t owner, PyThreadState *tcur)
     }
     r->tstate = find_suspended(owner);
     r->is_froms = r->tstate != NULL;
-    if (r->tstate == NULL) {
+    if (!r->is_froms) {
         r->tstate = state_in(owner, _PyThreadState_WHENCE_EXEC);    // GS-3
     }
     if (r->tstate == NULL) {
@@ -257,6 +267,9 @@ go_away(int64_t owner, PyThreadState *tcur)
         (void)PyEval_SaveThread();
     }
     set_latest(r->tstate);
+    if (!r->is_froms) {
+        has_entered();
+    }
     r->below = away;
     away = r;
     return r->tstate;
@@ -266,6 +279,7 @@ void
 _PyRWGILState_BeforeEnsure(void)
 {
     if (_PyRuntimeState_GetFinalizing(&_PyRuntime) != NULL
+        && _PyThreadState_GET() == NULL
         && _PyRuntimeState_GetFinalizingID(&_PyRuntime) != PyThread_get_thread_ident())
     {
         _PyInterp_ExitThread();
@@ -290,6 +304,7 @@ _PyRWGILState_Enter(int64_t owner, PyThreadState *tcur)
         if (latest() == NULL) {
             set_latest(tcur);           // it was kept
         }
+        has_entered();
     }
     return tcur;
 }
@@ -384,40 +399,72 @@ _PyRWGILState_WaitEntering(void)
     }
 }
 
-/* Is a thread that C code made in the midst of a call, or in Ensure with a state that
-   it has just made?  Of the latter only those count whose id is at most `last`; 0
-   stands for all that there are, and is changed. */
-static int
-is_expected(PyInterpreterState *interp, uint64_t *last)
+/* For how long a closing interpreter has to wait, from the beginning: 0 if nobody else
+   is there who should be let in or let finish.  Who is at the door counts if the id of
+   its state is at most `last`.  HEAD_LOCK and the interpreter's lock are held. */
+static PyTime_t
+get_patience(const PyThreadState *closing, uint64_t last)
 {
-    int found = 0;
-    HEAD_LOCK(&_PyRuntime);
-    if (*last == 0) {
-        *last = interp->threads.next_unique_id;
+    PyTime_t patience = 0;
+    for (PyThreadState *p = closing->interp->threads.head; p != NULL; p = p->next) {
+        PyTime_t ns = 0;
+        int counted = _Py_atomic_load_int_relaxed(&p->gilstate_counter);
+        if (p->thread_id == closing->thread_id) {
+            continue;
+        }
+        if (p->_whence == _PyThreadState_WHENCE_EXEC) {
+            // It came by a callback, after _PyInterp_BeginEnd(): GS-3.
+            ns = _PyInterp_IsExiting() ? 0 : PATIENCE_FOR_PYTHON_NS;
+        }
+        else if (p->_whence != _PyThreadState_WHENCE_GILSTATE) {
+            continue;
+        }
+        else if (p->current_frame != NULL || (counted == 0 && p->id <= last)) {
+            ns = PATIENCE_NS;
+        }
+        else if (counted != 0) {
+            ns = PATIENCE_FOR_KEPT_NS;      // in C code, or nowhere
+        }
+        patience = ns > patience ? ns : patience;
     }
-    for (PyThreadState *p = interp->threads.head; p != NULL && !found; p = p->next) {
-        int at_the_door = p->id <= *last
-                          && _Py_atomic_load_int_relaxed(&p->gilstate_counter) == 0;
-        found = p->_whence == _PyThreadState_WHENCE_GILSTATE
-                && (at_the_door || p->current_frame != NULL);
-    }
-    HEAD_UNLOCK(&_PyRuntime);
-    return found;
+    return patience;
 }
 
 void
-_PyRWGILState_LetIn(PyThreadState *tstate)
+_PyRWGILState_LastCall(PyThreadState *tstate)
 {
-    uint64_t last = 0;
-    struct timespec slice = {0, LET_IN_SLICE_NS};
-    _PyRWGILState_WaitEntering();
-    for (int64_t waited = 0;
-         waited < LET_IN_NS && is_expected(tstate->interp, &last);
-         waited += LET_IN_SLICE_NS)
-    {
-        _PyThreadState_Detach(tstate);
-        (void)nanosleep(&slice, NULL);
-        _PyThreadState_Attach(tstate);
+    PyInterpreterState *interp = tstate->interp;
+    struct timespec slice = {0, PATIENCE_SLICE_NS};
+    PyTime_t began = 0, now = 0;
+    uint64_t last = UINT64_MAX;
+    (void)PyTime_MonotonicRaw(&began);
+    for (;;) {
+        _PyRWGILState_WaitEntering();
+        (void)PyTime_MonotonicRaw(&now);
+        HEAD_LOCK(&_PyRuntime);
+        if (last == UINT64_MAX) {
+            last = interp->threads.next_unique_id;
+        }
+        PyTime_t patience = get_patience(tstate, last);
+        int over = now - began >= patience;
+        if (patience == 0 && now - began < PATIENCE_NS
+            && _Py_atomic_load_int(&entering) != 0)
+        {
+            over = 0;                       // it may be here
+        }
+        if (over) {
+            // From now on nobody gets in.
+            _PyInterpreterState_SetFinalizing(interp, tstate);
+        }
+        HEAD_UNLOCK(&_PyRuntime);
+        if (over) {
+            return;
+        }
+        if (patience > 0) {
+            _PyThreadState_Detach(tstate);
+            (void)nanosleep(&slice, NULL);
+            _PyThreadState_Attach(tstate);
+        }
     }
 }
 

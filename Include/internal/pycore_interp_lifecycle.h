@@ -55,6 +55,9 @@ PyAPI_FUNC(int) _PyInterp_BeginEnd(int64_t id);
    the runtime counts as finalizing: end all subinterpreters. */
 extern void _PyInterp_EndAll(PyThreadState *);
 
+/* Does it do so right now? */
+extern int _PyInterp_IsExiting(void);
+
 /* Py_EndInterpreter() with other thread states than the caller's: may they be
    given up? */
 extern int _PyInterp_MayPrune(PyInterpreterState *);

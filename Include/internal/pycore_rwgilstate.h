@@ -31,7 +31,8 @@
    interpreter it is a fatal error, since that interpreter may wait for it. */
 PyAPI_FUNC(PyGILState_STATE) _PyRWGILState_EnsureIn(int64_t owner);
 
-/* Does not return when the runtime is being finalised by another thread, or has been. */
+/* In a thread that is not attached: does not return when the runtime is being finalised
+   by another thread, or has been. */
 extern void _PyRWGILState_BeforeEnsure(void);
 
 /* The thread state that Ensure is to attach and count, given the thread's latest
@@ -56,10 +57,11 @@ extern int _PyRWGILState_MayEnsure(const void *pc);
 /* Is the calling thread in an interpreter only until it goes back to another? */
 extern int _PyRWGILState_IsAway(void);
 
-/* An interpreter is about to be closed: let those threads do what they have come for that
-   run code in it, or are in Ensure with nothing but the lock to wait for.  Detaches; returns
-   after half a second at the latest. */
-extern void _PyRWGILState_LetIn(PyThreadState *);
+/* An interpreter is about to be closed: let threads do what they have come for that run
+   code in it, or wait for its lock in Ensure, for half a second at most, and some time
+   longer if its lock is not to be had; threads of other interpreters for 5 s.  Then set the
+   finalizing flag, with the lock held.  Detaches. */
+extern void _PyRWGILState_LastCall(PyThreadState *);
 
 /* An interpreter's finalizing flag is set: from now on no thread gets in.  Wait,
    for an allocation or two, until nobody is about to add a thread state. */

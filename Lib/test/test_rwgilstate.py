@@ -7,6 +7,7 @@ below come out wrong, or the process crashes.
 
 import os
 import threading
+import time
 import unittest
 from test import support
 from test.support import import_helper, script_helper, threading_helper
@@ -374,15 +375,17 @@ class CopyTests(Base):
                     gilstate.join(crowd, 0.1)
 
     def test_careful_code_is_told(self):
-        interp, address = self.with_copy('careful')
-        self.run_crowd(address, 20)
-        self.check_seen(interp, 40)
-        interp.close()
-        for guarded in False, True:
-            crowd = gilstate.start(address, 100, 3, guarded)
-            gilstate.join(crowd, support.SHORT_TIMEOUT)
-            self.assertEqual(gilstate.made(crowd), 300)
-            self.assertEqual(gilstate.unwound(crowd), 0)
+        for how in 'careful', 'considerate':
+            with self.subTest(how):
+                interp, address = self.with_copy(how)
+                self.run_crowd(address, 20)
+                self.check_seen(interp, 40)
+                interp.close()
+                for guarded in False, True:
+                    crowd = gilstate.start(address, 100, 3, guarded)
+                    gilstate.join(crowd, support.SHORT_TIMEOUT)
+                    self.assertEqual(gilstate.made(crowd), 300)
+                    self.assertEqual(gilstate.unwound(crowd), 0)
 
     def test_at_the_door_when_it_is_closed(self):
         # The interpreter's last code, with the lock held, sees the thread come.
@@ -404,6 +407,36 @@ class CopyTests(Base):
             ''')
         interp.close()
         self.assertEqual(came.value, 1)
+
+    def close_during_a_call(self, code):
+        """Close an interpreter while a thread of C is in a callback, which then runs the
+        code.  Returns how many seconds that took, and whether the callback has come to
+        its end."""
+        ended = ctypes.c_int(0)
+        began = interpreters.create_queue()
+        interp = self.create(f'''if True:
+            import time, _testrwgilstate as copy
+            def call():
+                began.put(1)
+                {code}
+                ctypes.c_int.from_address(ended).value = 1
+            ''', began=began, ended=ctypes.addressof(ended))
+        gilstate.start(self.get(interp, "copy.set_target(call, 'plain')"), 1, 1)
+        began.get(timeout=support.SHORT_TIMEOUT)
+        start = time.monotonic()
+        interp.close()
+        return time.monotonic() - start, ended.value
+
+    def test_call_is_finished_before_it_is_closed(self):
+        seconds, ended = self.close_during_a_call('time.sleep(0.1)')
+        self.assertTrue(ended)
+
+    def test_call_that_takes_too_long(self):
+        # The thread comes back when the interpreter is gone.
+        seconds, ended = self.close_during_a_call('time.sleep(4)')
+        self.assertFalse(ended)
+        self.assertGreater(seconds, 0.4)
+        self.assertLess(seconds, 3.5)
 
     def test_another_interpreter_calls_after_close(self):
         script = ('import ctypes, interpreters\n'
@@ -444,15 +477,53 @@ while any(gilstate.made(crowd) < 10 for crowd in crowds):
 class EndTests(unittest.TestCase):
     """Threads of C call back while, and after, interpreters end."""
 
-    def run_script(self, code):
-        script = ('import os, sys, _testrwgilstate as gilstate\n'
-                  f'PRELUDE = {PRELUDE!r}\n' + PRELUDE + EXIT + code)
-        return script_helper.assert_python_ok('-c', script)
-
     def test_exit(self):
-        rc, out, err = self.run_script("print('end')")
-        self.assertEqual(out.strip(), b'end')
-        self.assertEqual(err, b'')
+        script = ('import os, sys, _testrwgilstate as gilstate\n'
+                  f'PRELUDE = {PRELUDE!r}\n' + PRELUDE + EXIT + "print('end')")
+        # The hook of tracemalloc calls PyGILState_Ensure(), too.
+        for options in (), ('-X', 'tracemalloc'):
+            with self.subTest(options):
+                rc, out, err = script_helper.assert_python_ok(*options, '-c', script)
+                self.assertEqual(out.strip(), b'end')
+                self.assertEqual(err, b'')
+
+
+    def test_python_thread_calls_while_it_is_closed(self):
+        # A thread of C keeps the closing waiting, and meanwhile this one comes from main.
+        # It must not be lost.  If it is late, that is a fatal error: try again.
+        script = PRELUDE + '''if True:
+            import time, _testrwgilstate as gilstate
+            began = interpreters.create_queue()
+            visits = ctypes.c_int(0)
+            interp = interpreters.create()
+            interp.prepare_main(began=began, visits=ctypes.addressof(visits))
+            interp.exec("""if True:
+                import ctypes, time
+                def call():
+                    began.put(1)
+                    time.sleep(0.4)
+                def visit():
+                    time.sleep(1)
+                    ctypes.c_int.from_address(visits).value += 1
+                callbacks = [ctypes.CFUNCTYPE(None)(f) for f in (call, visit)]
+                addresses = [ctypes.cast(c, ctypes.c_void_p).value for c in callbacks]
+                """)
+            call, visit = interp.take('addresses')
+            gilstate.start(call, 1, 1)
+            began.get()
+            closer = threading.Thread(target=interp.close)
+            closer.start()
+            time.sleep(0.1)
+            VOID(visit)()
+            closer.join()
+            print(here(), visits.value)
+            '''
+        with support.SuppressCrashReport():
+            for _ in range(5):
+                res, _ = script_helper.run_python_until_end('-c', script)
+                if b'called by code of an interpreter that has ended' not in res.err:
+                    break
+        self.assertEqual((res.rc, res.out.strip(), res.err), (0, b'0 1', b''))
 
 
 if __name__ == '__main__':
