@@ -41,7 +41,7 @@ typedef struct {
     const int *handed_off;
 } mutex_waiter;
 
-/* What this thread waits for, if anything. */
+/* What this thread has waited for, if it is attaching after that. */
 static _Py_thread_local mutex_waiter *waiting;
 
 
@@ -51,11 +51,20 @@ int
 _PyInterp_ParkForMutex(PyMutex *m, const uint8_t *expected, PyTime_t timeout,
                        void *entry, const int *handed_off, int detach)
 {
-    mutex_waiter w = {m, handed_off};
-    waiting = &w;
+    // Parked without a thread state: what is in the parking lot's lists is on this
+    // stack, and is not taken out if the thread leaves when it attaches in there.
+    PyThreadState *tstate = detach ? _PyThreadState_GET() : NULL;
+    if (tstate != NULL) {
+        _PyThreadState_Detach(tstate);
+    }
     int res = _PyParkingLot_Park(&m->_bits, expected, sizeof(*expected), timeout, entry,
-                                 detach);
-    waiting = NULL;
+                                 0);
+    if (tstate != NULL) {
+        mutex_waiter w = {m, handed_off};
+        waiting = &w;
+        _PyThreadState_Attach(tstate);
+        waiting = NULL;
+    }
     return res;
 }
 

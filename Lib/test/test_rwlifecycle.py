@@ -601,6 +601,30 @@ class CloseTests(Base):
             print('alive')
             """, 'alive\n')
 
+    def test_thread_that_is_woken_by_a_signal(self):
+        """Its interpreter is gone, so it leaves.  Nobody must give it the mutex later.
+        Stock: aborts, not the last thread.
+        """
+        self.check("""
+            import _testrwgil as rwgil, signal, time
+            signal.signal(signal.SIGUSR1, lambda *args: None)
+            interp = _interpreters.create()
+            r, w = os.pipe()
+            rwgil.mutex_lock()
+            blocked_thread(interp, "import _testrwgil;"
+                f"os.write({w}, b'%d' % threading.get_ident());"
+                "_testrwgil.mutex_lock()")
+            ident = int(os.read(r, 100))
+            while not rwgil.mutex_is_waited_for():
+                time.sleep(0.001)
+            _interpreters.destroy(interp)
+            signal.pthread_kill(ident, signal.SIGUSR1)
+            time.sleep(0.1)
+            rwgil.mutex_unlock()
+            rwgil.mutex_lock()
+            print('alive')
+            """, 'alive\n')
+
     def test_threads_just_being_started(self):
         """Stock: aborts, not the last thread."""
         self.check("""
