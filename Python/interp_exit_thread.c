@@ -7,17 +7,17 @@
    unwound.  Of C++, destructors run without the interpreter's lock, and a function
    that is noexcept, as every destructor is, calls std::terminate(): the process
    aborts.  It does with Apache Arrow, whose pool threads let go of Python files when
-   the call that they worked for is over, and the interpreter perhaps as well.  So when an interpreter
-   is closed, a thread with such a frame waits for ever instead, as in CPython 3.14 every
-   one does.  It needs its stack; and a pool lacks a thread.  When the runtime ends it is
-   as in 3.13, for better or worse: a thread of std::thread has such a frame, too, and a
-   program that joins it at exit must not hang.
+   the call that they worked for is over, and the interpreter perhaps as well.  So when
+   an interpreter is closed, a thread with such a frame waits for ever instead, as in
+   CPython 3.14 every one does.  It needs its stack; and a pool lacks a thread.  When the
+   runtime ends it is as in 3.13, for better or worse: a thread of std::thread has such a
+   frame, too, and a program that joins it at exit must not hang.
 
    A frame has something to do if its function has a language-specific data area.
    Compilers write one for clean-ups, handlers and noexcept, and none for C.
 
    pthread_exit() gets its unwinder from libgcc_s.so.1, with dlopen(), and so is it
-   done here: nothing is linked, or loaded, until a thread has to leave.  */
+   done here: nothing is linked, or loaded, until a thread has to leave. */
 
 #include "Python.h"
 #include "pycore_interp.h"        // PyInterpreterState

@@ -27,8 +27,8 @@
    PyGILState_Release().  The body is the base's, in Python/pystate.c.
 
    Does not return if the owner is ending or has ended.  A thread that C code made
-   leaves then, as it does when the runtime ends (_PyInterp_ExitThread()); in a thread of another
-   interpreter it is a fatal error, since that interpreter may wait for it. */
+   leaves then, as it does when the runtime ends (_PyInterp_ExitThread()); in a thread
+   of another interpreter it is a fatal error, since that interpreter may wait for it. */
 PyAPI_FUNC(PyGILState_STATE) _PyRWGILState_EnsureIn(int64_t owner);
 
 /* In a thread that is not attached: does not return when the runtime is being finalised
