@@ -116,7 +116,8 @@ class ArenaTests(unittest.TestCase):
         interps = [Interp() for _ in range(before['orphans'] + 1)]
         arenas, spare = difference(before)
         self.assertGreater(arenas, 0)
-        self.assertEqual(spare, -arenas)
+        # A large block takes one as well, see below, and what a debug run counts grows.
+        self.assertIn(spare, (-arenas, -arenas - 1))
         for interp in interps:
             interp.close()
 
