@@ -192,11 +192,12 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     _PyMemHeap_Stats s;
     _PyMemHeap_GetStats(&s);
-    return Py_BuildValue("{sn sn sn sn sn sn sn sn}", "opened", s.opened,
+    return Py_BuildValue("{sn sn sn sn sn sn sn sn sn}", "opened", s.opened,
                          "adopted", s.adopted, "released", s.released,
                          "orphans", s.orphans, "remote", s.remote,
                          "remains", s.remains,
-                         "arenas", s.arenas, "spare", s.spare);
+                         "arenas", s.arenas, "spare", s.spare,
+                         "yielded", s.yielded);
 }
 
 

@@ -265,6 +265,7 @@ static struct {
     int n;
     void *spare[SPARE_ARENAS];
     size_t large;                   // bytes of large blocks that took nothing yet
+    Py_ssize_t yielded;             // arenas that they have taken
 } arenas_kept;                      // guarded by memheaps.mutex
 
 #ifdef ARENAS_USE_MMAP
@@ -372,6 +373,7 @@ _PyMemHeap_MakeRoom(void *old, size_t size)
         arenas_kept.large -= ARENA_SIZE;
         unused[n++] = arenas_kept.spare[--arenas_kept.n];
     }
+    arenas_kept.yielded += n;
     if (arenas_kept.n == 0) {
         arenas_kept.large = 0;
     }
@@ -791,5 +793,6 @@ _PyMemHeap_GetStats(_PyMemHeap_Stats *stats)
     stats->remains = _Py_atomic_load_ssize_relaxed(&memheaps.stats.remains);
     stats->arenas = arenas_kept.taken;
     stats->spare = arenas_kept.n;
+    stats->yielded = arenas_kept.yielded;
     memheaps_unlock();
 }

@@ -15,7 +15,8 @@
 //         if the state that it used is to stay: the thread is attached again if
 //         it was, and its latest state is what it was.
 //   GS-3  An interpreter to which a thread of another one has gone away is not
-//         closed meanwhile ("interpreter running"), as with a call into it.  One
+//         closed meanwhile ("interpreter running"), as with a call into it; if it has
+//         come after that was found out, it is waited for (GS-4).  One
 //         that only threads made by C are in can be closed; they leave when they
 //         next want its lock (_PyInterp_ExitThread()).
 //   GS-4  Before an interpreter's finalizing flag is set, who is waiting to get in is let

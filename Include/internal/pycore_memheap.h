@@ -50,6 +50,7 @@ typedef struct {
     Py_ssize_t remains;         // blocks of ended interpreters that were given back
     Py_ssize_t arenas;          // that heaps hold
     Py_ssize_t spare;           // arenas that stay for whoever needs one next
+    Py_ssize_t yielded;         // arenas that did, but made room for large blocks
 } _PyMemHeap_Stats;
 
 #ifdef WITH_PYMALLOC

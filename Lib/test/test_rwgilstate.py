@@ -487,36 +487,45 @@ class EndTests(unittest.TestCase):
                 self.assertEqual(out.strip(), b'end')
                 self.assertEqual(err, b'')
 
-
     def test_python_thread_calls_while_it_is_closed(self):
-        # A thread of C keeps the closing waiting, and meanwhile this one comes from main.
-        # It must not be lost.  If it is late, that is a fatal error: try again.
+        # The interpreter's last code tells that it is being closed.  A thread of C keeps
+        # it from that, until this thread, of main, has come.  That must not be lost.  If
+        # it takes longer than the closing waits, that is a fatal error: try again.
         script = PRELUDE + '''if True:
             import time, _testrwgilstate as gilstate
-            began = interpreters.create_queue()
-            visits = ctypes.c_int(0)
+            NAMES = 'calling', 'closing', 'visiting', 'visited'
+            flags = {name: ctypes.c_int(0) for name in NAMES}
+            def wait_for(name):
+                while not flags[name].value:
+                    time.sleep(0.001)
             interp = interpreters.create()
-            interp.prepare_main(began=began, visits=ctypes.addressof(visits))
+            interp.prepare_main(where={n: ctypes.addressof(f) for n, f in flags.items()})
             interp.exec("""if True:
-                import ctypes, time
+                import atexit, ctypes, time
+                flags = {n: ctypes.c_int.from_address(a) for n, a in where.items()}
+                def tell(name):
+                    flags[name].value += 1
                 def call():
-                    began.put(1)
-                    time.sleep(0.4)
+                    tell('calling')
+                    while not flags['visiting'].value:
+                        time.sleep(0.001)
                 def visit():
-                    time.sleep(1)
-                    ctypes.c_int.from_address(visits).value += 1
+                    tell('visiting')
+                    time.sleep(0.2)     # the call has ended: nothing else is waited for
+                    tell('visited')
+                atexit.register(tell, 'closing')
                 callbacks = [ctypes.CFUNCTYPE(None)(f) for f in (call, visit)]
                 addresses = [ctypes.cast(c, ctypes.c_void_p).value for c in callbacks]
                 """)
             call, visit = interp.take('addresses')
             gilstate.start(call, 1, 1)
-            began.get()
+            wait_for('calling')
             closer = threading.Thread(target=interp.close)
             closer.start()
-            time.sleep(0.1)
+            wait_for('closing')
             VOID(visit)()
             closer.join()
-            print(here(), visits.value)
+            print(here(), flags['visited'].value)
             '''
         with support.SuppressCrashReport():
             for _ in range(5):

@@ -619,7 +619,8 @@ class CloseTests(Base):
                 time.sleep(0.001)
             _interpreters.destroy(interp)
             signal.pthread_kill(ident, signal.SIGUSR1)
-            time.sleep(0.1)
+            while len(os.listdir('/proc/self/task')) > 1:
+                time.sleep(0.001)
             rwgil.mutex_unlock()
             rwgil.mutex_lock()
             print('alive')
