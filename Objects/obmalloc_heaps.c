@@ -251,9 +251,18 @@ map_set_arena(uintptr_t arena, struct _PyMemHeap *heap)
    the process would have had without it:
    - It begins when a process that has given back a number of arenas asks for one
      again.  Most programs never do; theirs are handled as in the base.
-   - Large blocks, which come from malloc, first take from what stays.
+   - What large blocks, which come from malloc, take from the system comes first from
+     what stays.  Where malloc() gives memory that it had kept, nothing is taken.
 
-   None of this is done for arenas of an allocator that somebody has set. */
+   None of this is done for arenas of an allocator that somebody has set.
+
+   Large blocks have the same trouble.  glibc's malloc returns to the system what is
+   free at its end beyond a limit.  When it frees a block that it had mapped, it takes
+   that as the sign of more to come, and raises the limit to twice the block's size.
+   (mallopt() would set it, too, and end all such adjusting.)  Messages of several
+   blocks can be far above the limit that any one of them leads to.  So a block gives
+   the sign that makes it keep as much as four of the largest message, and no more
+   than it ever does: 64 MiB. */
 
 #define SPARE_ARENAS        64      // so many stay: glibc's malloc has the same limit
 #define MANY_GIVEN_BACK     8       // who takes more after so many, does so again and again
@@ -308,6 +317,33 @@ alloc_pair(void)
     return room;
 }
 
+/* How many bytes of a block have no memory yet?  Counts no further than `enough`. */
+static size_t
+count_untouched(const void *block, size_t size, size_t enough)
+{
+#ifdef __linux__
+    enum { PAGES = 512 };
+    unsigned char resident[PAGES];
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    uintptr_t at = _Py_SIZE_ROUND_DOWN((uintptr_t)block, page);
+    uintptr_t end = _Py_SIZE_ROUND_UP((uintptr_t)block + size, page);
+    size_t untouched = 0;
+    while (at < end && untouched < enough) {
+        size_t n = Py_MIN((end - at) / page, PAGES);
+        if (mincore((void *)at, n * page, resident) < 0) {
+            return size;
+        }
+        for (size_t i = 0; i < n; i++) {
+            untouched += (resident[i] & 1) ? 0 : page;
+        }
+        at += n * page;
+    }
+    return untouched;
+#else
+    return size;
+#endif
+}
+
 /* Both with the mutex held. */
 
 static void *
@@ -354,21 +390,25 @@ memheap_free_arena(void *arena)
     }
 }
 
-void
-_PyMemHeap_MakeRoom(void *old, size_t size)
+/* Give so many bytes of spare arenas back to the system.  Or, if `block` is one that
+   malloc() has just made so large, as many as it will take from the system when
+   it is used: not what malloc() had kept. */
+static void
+make_room(const void *block, size_t size)
 {
-    void *unused[SPARE_ARENAS];
-    int n = 0;
-#ifdef __linux__
-    size_t had = malloc_usable_size(old);
-#else
-    size_t had = old != NULL ? size : 0;        // it isn't known
-#endif
     // new_arena() comes here with the mutex held when its own table is large.
     if (_PyMutex_LockTimed(&memheaps.mutex, 0, _Py_LOCK_DONT_DETACH) != PY_LOCK_ACQUIRED) {
         return;
     }
-    arenas_kept.large += size > had ? size - had : 0;
+    size_t spare = arenas_kept.n * ARENA_SIZE;
+    if (spare > 0 && block != NULL) {
+        memheaps_unlock();
+        size = count_untouched(block, size, spare);
+        memheaps_lock();
+    }
+    void *unused[SPARE_ARENAS];
+    int n = 0;
+    arenas_kept.large += size;
     while (arenas_kept.n > 0 && arenas_kept.large >= ARENA_SIZE) {
         arenas_kept.large -= ARENA_SIZE;
         unused[n++] = arenas_kept.spare[--arenas_kept.n];
@@ -383,10 +423,55 @@ _PyMemHeap_MakeRoom(void *old, size_t size)
     }
 }
 
+void
+_PyMemHeap_MadeLarge(const void *block, size_t size)
+{
+    make_room(block, size);
+}
+
+void
+_PyMemHeap_GrowsLarge(void *block, size_t size)
+{
+#ifdef __linux__
+    size_t had = malloc_usable_size(block);
+#else
+    size_t had = block != NULL ? size : 0;      // it isn't known
+#endif
+    if (size > had) {
+        make_room(NULL, size - had);
+    }
+}
+
+void
+_PyMemHeap_ExpectLarge(size_t size)
+{
+#ifdef __GLIBC__
+    static Py_ssize_t expected;
+    // The largest that it takes as a sign, less its header and the rest of a page.
+    const size_t most = 4 * 1024 * 1024 * sizeof(long) - 128 * 1024;
+    Py_ssize_t n = (Py_ssize_t)(size < most / 2 ? 2 * size : most);
+    if (n > _Py_atomic_load_ssize_relaxed(&expected)) {
+        _Py_atomic_store_ssize_relaxed(&expected, n);
+        void *volatile block = malloc(n);           // volatile: it is to happen
+        free(block);
+    }
+#endif
+}
+
 #else
 
 void
-_PyMemHeap_MakeRoom(void *Py_UNUSED(old), size_t Py_UNUSED(size))
+_PyMemHeap_ExpectLarge(size_t Py_UNUSED(size))
+{
+}
+
+void
+_PyMemHeap_MadeLarge(const void *Py_UNUSED(block), size_t Py_UNUSED(size))
+{
+}
+
+void
+_PyMemHeap_GrowsLarge(void *Py_UNUSED(block), size_t Py_UNUSED(size))
 {
 }
 
@@ -569,12 +654,18 @@ _PyMemHeap_AllocRun(size_t nbytes, void **blocks, int n)
         blocks[got++] = pool->freeblock;
         pool->freeblock = *(pymem_block **)pool->freeblock;
     }
-    // Those that have never been used need not even be touched.
+    // Those that have never been used need not be touched, but they will be written.
     uint step = INDEX2SIZE(size);
-    while (got < n && pool->nextoffset <= pool->maxnextoffset) {
-        blocks[got++] = (pymem_block *)pool + pool->nextoffset;
-        pool->nextoffset += step;
+    uint offset = pool->nextoffset;
+    while (got < n && offset <= pool->maxnextoffset) {
+        blocks[got] = (pymem_block *)pool + offset;
+#ifdef __GNUC__
+        __builtin_prefetch(blocks[got], 1);
+#endif
+        got++;
+        offset += step;
     }
+    pool->nextoffset = offset;
     pool->ref.count += (uint)got;
     return got;
 }

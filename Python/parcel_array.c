@@ -58,6 +58,12 @@ _PyParcel_FreeArray(_PyParcel_Array *array)
     PyMem_RawFree(array);
 }
 
+size_t
+_PyParcel_ArraySize(const _PyParcel_Array *array)
+{
+    return (size_t)array->n * array->itemsize;
+}
+
 _PyParcel_Array *
 _PyParcel_TakeArray(PyObject *obj, int move)
 {
@@ -74,7 +80,7 @@ _PyParcel_TakeArray(PyObject *obj, int move)
         array->from = from;
         return array;
     }
-    size_t size = (size_t)array->n * array->itemsize;
+    size_t size = _PyParcel_ArraySize(array);
     if (size > 0) {
         array->items = PyMem_Malloc(size);
         if (array->items == NULL) {
@@ -115,7 +121,7 @@ _PyParcel_CopyArray(const _PyParcel_Array *array)
         return NULL;
     }
     *copy = *array;
-    size_t size = (size_t)array->n * array->itemsize;
+    size_t size = _PyParcel_ArraySize(array);
     copy->items = size > 0 ? PyMem_Malloc(size) : NULL;
     if (copy->items == NULL && size > 0) {
         PyMem_RawFree(copy);

@@ -78,6 +78,7 @@ _PyPacker_CopyAtom(packer *p, PyObject *obj)
         return copy_float(p, obj);
     }
     if (type == &PyBytes_Type) {
+        note_copied(p, PyBytes_GET_SIZE(obj));
         return PyBytes_FromStringAndSize(PyBytes_AS_STRING(obj),
                                          PyBytes_GET_SIZE(obj));
     }
@@ -85,6 +86,7 @@ _PyPacker_CopyAtom(packer *p, PyObject *obj)
         return PyComplex_FromCComplex(((PyComplexObject *)obj)->cval);
     }
     if (type == &PyByteArray_Type) {
+        note_copied(p, PyByteArray_GET_SIZE(obj));
         return copy_bytearray(obj);
     }
     assert(type == &PyRange_Type);

@@ -446,6 +446,9 @@ _PyPacker_Free(packer *p)
 {
     PyObject *exc = PyErr_GetRaisedException();
     _PyPacker_FreeRuns(p);
+    if (p->large > 0) {
+        _PyMemHeap_ExpectLarge(p->large);
+    }
     for (Py_ssize_t i = 0; i < p->nchanges; i++) {
         Py_DECREF(p->changes[i].old);
     }

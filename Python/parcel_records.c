@@ -179,9 +179,13 @@ _PyPacker_TakeArray(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
     {
         return -1;
     }
-    _PyParcel_Array *array = _PyParcel_TakeArray(obj, owned && !exported);
+    int move = owned && !exported;
+    _PyParcel_Array *array = _PyParcel_TakeArray(obj, move);
     if (array == NULL) {
         return -1;
+    }
+    if (!move) {
+        note_copied(p, _PyParcel_ArraySize(array));
     }
     g->words[g->records[record].first] = type;
     g->records[record].arg = g->nresources;

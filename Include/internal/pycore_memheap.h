@@ -149,18 +149,33 @@ PyAPI_FUNC(void) _PyMemHeap_GetStats(_PyMemHeap_Stats *stats);
    or if another allocator is in use: then PyObject_Malloc() has to do it. */
 extern int _PyMemHeap_AllocRun(size_t nbytes, void **blocks, int n);
 
-/* Called by the default raw allocator, with or without a thread state, before
-   malloc() gets `size` bytes or `old`, a block or NULL, grows to them: give as much
-   of the arenas that stay back to the system, so that they don't add to the peak. */
-extern void _PyMemHeap_MakeRoom(void *old, size_t size);
+/* Called by the default raw allocator, with or without a thread state, when malloc()
+   has made a block of `size` bytes that nobody has written to yet, and before `block`
+   (NULL: a new one) grows to them: give as much of the arenas that stay back to the system as the block
+   takes from it, so that they don't add to the peak. */
+extern void _PyMemHeap_MadeLarge(const void *block, size_t size);
+extern void _PyMemHeap_GrowsLarge(void *block, size_t size);
 
 #define _PyMemHeap_LARGE    ((size_t)1 << 17)   // from here on glibc may ask the system for each
 
+/* A message has large blocks, together of so many bytes, and more will come: malloc() is
+   to keep the memory of a few.  Any thread. */
+extern void _PyMemHeap_ExpectLarge(size_t size);
+
+static inline void *
+_PyMemHeap_Made(void *block, size_t size)
+{
+    if (size >= _PyMemHeap_LARGE && block != NULL) {
+        _PyMemHeap_MadeLarge(block, size);
+    }
+    return block;
+}
+
 static inline void
-_PyMemHeap_BeforeMalloc(void *old, size_t size)
+_PyMemHeap_Grows(void *block, size_t size)
 {
     if (size >= _PyMemHeap_LARGE) {
-        _PyMemHeap_MakeRoom(old, size);
+        _PyMemHeap_GrowsLarge(block, size);
     }
 }
 
@@ -217,8 +232,14 @@ _PyMemHeap_GetStats(_PyMemHeap_Stats *stats)
 {
     *stats = (_PyMemHeap_Stats){0};
 }
+static inline void *
+_PyMemHeap_Made(void *block, size_t Py_UNUSED(size)) { return block; }
 static inline void
-_PyMemHeap_BeforeMalloc(void *Py_UNUSED(old), size_t Py_UNUSED(size)) {}
+_PyMemHeap_Grows(void *Py_UNUSED(block), size_t Py_UNUSED(size)) {}
+static inline void
+_PyMemHeap_ExpectLarge(size_t Py_UNUSED(size)) {}
+
+#define _PyMemHeap_LARGE    PY_SSIZE_T_MAX
 
 #endif  // !WITH_PYMALLOC
 

@@ -267,6 +267,7 @@ extern int _PyParcel_ArrayIsExported(PyObject *);
 extern _PyParcel_Array *_PyParcel_TakeArray(PyObject *, int move);
 extern void _PyParcel_StealArray(_PyParcel_Array *);
 extern const void *_PyParcel_ArrayMemory(const _PyParcel_Array *);
+extern size_t _PyParcel_ArraySize(const _PyParcel_Array *);      // in bytes
 extern _PyParcel_Array *_PyParcel_CopyArray(const _PyParcel_Array *);
 extern void _PyParcel_FreeArray(_PyParcel_Array *);
 /* A new array that gets the memory; it can be taken back. */

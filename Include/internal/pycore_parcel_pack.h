@@ -31,6 +31,7 @@
 
 #include "pycore_dict.h"          // PyDictKeysObject
 #include "pycore_long.h"          // _PyLong_DigitCount()
+#include "pycore_memheap.h"       // _PyMemHeap_LARGE
 #include "pycore_object.h"        // _PyObject_Init()
 #include "pycore_parcel_graph.h"
 #include "pycore_parcel_moved.h"  // _PyParcel_IsMove()
@@ -218,6 +219,7 @@ typedef struct {
         uint8_t next, end;          // those that are left of the last run
         uint8_t size;               // of that
     } runs[RUN_CLASSES];
+    size_t large;                   // bytes of large blocks that have been copied
     // What the last instance was like: the next is often the same.
     PyTypeObject *last_type;
     const _PyParcel_Class *last_class;
@@ -429,6 +431,16 @@ alloc_object(packer *p, size_t size)
 }
 
 
+/* A block of `size` bytes outside of objects has been copied; `p` may be NULL. */
+static inline void
+note_copied(packer *p, size_t size)
+{
+    if (p != NULL && size >= _PyMemHeap_LARGE) {
+        p->large += size;
+    }
+}
+
+
 /* --- Atoms: parcel_atoms.c ------------------------------------------------ */
 
 extern PyObject *_PyPacker_CopyAtom(packer *p, PyObject *obj);
@@ -477,6 +489,20 @@ is_large(PyObject *obj)
     return PyByteArray_CheckExact(obj);
 }
 
+/* As _PyObject_Init() for a static type, but without a call where nothing is counted:
+   a copied graph may have millions of them. */
+static inline void
+init_atom(PyObject *obj, PyTypeObject *type)
+{
+#if defined(Py_REF_DEBUG) || defined(Py_TRACE_REFS)
+    _PyObject_Init(obj, type);
+#else
+    obj->ob_refcnt = 1;
+    Py_SET_TYPE(obj, type);
+    _PyReftracerTrack(obj, PyRefTracer_CREATE);
+#endif
+}
+
 /* Copies of these have memory from alloc_object(). */
 
 static inline PyObject *
@@ -503,7 +529,7 @@ copy_str(packer *p, PyObject *str)
     }
     ((PyASCIIObject *)copy)->state.interned = SSTATE_NOT_INTERNED;
     ((PyASCIIObject *)copy)->state.statically_allocated = 0;
-    _PyObject_Init(copy, &PyUnicode_Type);
+    init_atom(copy, &PyUnicode_Type);
     return copy;
 }
 
@@ -519,10 +545,12 @@ copy_int(packer *p, PyObject *obj)
         return PyErr_NoMemory();
     }
     copy->long_value.lv_tag = from->long_value.lv_tag;
-    for (Py_ssize_t i = 0; i < n; i++) {
+    // The compiler would make a call to memcpy() of a loop from 0.
+    copy->long_value.ob_digit[0] = from->long_value.ob_digit[0];
+    for (Py_ssize_t i = 1; i < n; i++) {
         copy->long_value.ob_digit[i] = from->long_value.ob_digit[i];
     }
-    _PyObject_Init((PyObject *)copy, &PyLong_Type);
+    init_atom((PyObject *)copy, &PyLong_Type);
     return (PyObject *)copy;
 }
 
@@ -534,7 +562,7 @@ copy_float(packer *p, PyObject *obj)
         return PyErr_NoMemory();
     }
     copy->ob_fval = PyFloat_AS_DOUBLE(obj);
-    _PyObject_Init((PyObject *)copy, &PyFloat_Type);
+    init_atom((PyObject *)copy, &PyFloat_Type);
     return (PyObject *)copy;
 }
 
@@ -689,6 +717,8 @@ skip_staying(packer *p, PyObject **items, Py_ssize_t i, Py_ssize_t n, int shift)
     return i;
 }
 
+#define COPY_AHEAD 16
+
 /* The first that is not copied quickly; -1: no memory. */
 static inline Py_ssize_t
 copy_items(packer *p, PyObject **from, PyObject **to, Py_ssize_t i, Py_ssize_t n,
@@ -698,6 +728,12 @@ copy_items(packer *p, PyObject **from, PyObject **to, Py_ssize_t i, Py_ssize_t n
     int res = 1;
     for (; i < n; i++) {
         PyObject *obj = from[i << shift];
+#ifdef __GNUC__
+        // The processor foresees a row of addresses only to the end of a page.
+        if (i + COPY_AHEAD < n) {
+            __builtin_prefetch(from[(i + COPY_AHEAD) << shift]);
+        }
+#endif
         if (obj != NULL) {
             res = copy_quickly(p, obj, &to[i << shift], &t);
             if (res <= 0) {
