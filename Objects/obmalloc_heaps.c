@@ -89,6 +89,7 @@ static inline int pymalloc_free(OMState *state, void *ctx, void *p);
 static void pymalloc_pool_extend(poolp pool, uint size);
 static void free_obmalloc_arenas(PyInterpreterState *interp);
 static void init_obmalloc_pools(PyInterpreterState *interp);
+static void *allocate_from_new_pool(OMState *state, uint size);
 #if WITH_PYMALLOC_RADIX_TREE
 static int arena_map_mark_used(OMState *state, uintptr_t arena_base, int is_used);
 #endif
@@ -636,6 +637,18 @@ memheap_reclaim(OMState *state, uint size)
     return memheap_reclaim_Slow(state, size);
 }
 
+/* All blocks of a pool are free: as if none of them had ever been used.  Their list is in the
+   order in which they were freed, and leads through memory that is in no cache. */
+static void
+forget_free_blocks(poolp pool, uint size)
+{
+    pool->ref.count = 0;
+    // A pool in use has one in its list.
+    pool->freeblock = (pymem_block *)pool + POOL_OVERHEAD;
+    *(pymem_block **)pool->freeblock = NULL;
+    pool->nextoffset = POOL_OVERHEAD + INDEX2SIZE(size);
+}
+
 int
 _PyMemHeap_AllocRun(size_t nbytes, void **blocks, int n)
 {
@@ -646,7 +659,17 @@ _PyMemHeap_AllocRun(size_t nbytes, void **blocks, int n)
     uint size = (uint)(nbytes - 1) >> ALIGNMENT_SHIFT;
     poolp pool = usedpools[size + size];
     if (pool == pool->nextpool) {
-        return 0;
+        pymem_block *block = allocate_from_new_pool(state, size);
+        if (block == NULL) {
+            return 0;
+        }
+        pool = POOL_ADDR(block);
+        if (pool->ref.count != 1) {
+            // Others have freed it; the pool may have no other now.
+            blocks[0] = block;
+            return 1;
+        }
+        forget_free_blocks(pool, size);
     }
     int got = 0;
     // Blocks that have been freed, all but the last: a pool in use has one.

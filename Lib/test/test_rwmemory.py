@@ -7,6 +7,7 @@ RWMEMORY_ROUNDS makes them longer.
 
 import contextlib
 import os
+import platform
 import random
 import sys
 import tempfile
@@ -157,6 +158,31 @@ class ArenaTests(unittest.TestCase):
         self.assertEqual(self.count_spare(""), 0)
         self.assertEqual(self.count_spare("[float(i) for i in range(1_000_000)]"), 0)
         self.assertGreater(self.count_spare("for _ in 1, 2: [float(i) for i in range(1_000_000)]"), 8)
+
+    @requires_heaps
+    @unittest.skipIf(support.check_sanitizer(address=True, memory=True, thread=True), "has another malloc")
+    @unittest.skipUnless(platform.libc_ver()[0] == 'glibc', "needs glibc's malloc")
+    def test_memory_of_messages_stays(self):
+        # A message that is like the last one needs no memory from the system.
+        code = textwrap.dedent("""
+            import array, interpreters, resource
+            def faults():
+                return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            queue = interpreters.create_queue()
+            for message in ([array.array('d', bytes(800_000)) for _ in range(20)],
+                            list(range(10 ** 6, 2 * 10 ** 6))):
+                for _ in range(5):
+                    before = faults()
+                    queue.put(message)
+                    got = queue.get()
+                    del got
+                print(faults() - before)
+            """)
+        rc, out, err = script_helper.assert_python_ok('-S', '-c', code)
+        arrays, ints = map(int, out.split())
+        # 16 MB are 3,906 pages, the list alone 1,953.
+        self.assertLess(arrays, 400)
+        self.assertLess(ints, 200)
 
     @requires_heaps
     @unittest.skipUnless(os.path.isdir("/sys/kernel/mm/transparent_hugepage"), "needs huge pages")
