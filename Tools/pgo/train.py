@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Give the compiler a profile of ordinary Python, to optimise by.
 
-    PYTHON Tools/pgo/train.py [--seconds S] [--no-tests]
+    PYTHON Tools/pgo/train.py [--share S] [--no-tests]
 
 The build runs this as its PROFILE_TASK, with an interpreter that counts how often each
 piece of its C code is executed.  What is never executed, gcc puts aside and compiles for
@@ -12,7 +12,10 @@ enough that the interpreter specialises it, and now and then with other types, s
 ways back are taken, too.  Then come the base's tests, as always.
 
 The lessons know nothing of any benchmark.  Whoever adds one asks: is that a kind of thing
-that programs spend time in?  Each gets the same time.
+that programs spend time in?  Each is given as often as an optimised interpreter gets
+through in about a second.  These are fixed numbers, and so are the seeds of all that is
+random, since what the compiler makes of a program changes with every count: the same
+sources are to give the same build, whose figures can be had again.
 """
 import argparse
 import asyncio
@@ -54,11 +57,15 @@ import urllib.parse
 import zlib
 
 LESSONS = []
+HASH_SEED = "0"
 
 
-def lesson(func):
-    LESSONS.append(func)
-    return func
+def lesson(times):
+    """Teach it so often."""
+    def add(func):
+        LESSONS.append((func, times))
+        return func
+    return add
 
 
 # --- Material ------------------------------------------------------------------
@@ -242,7 +249,7 @@ class Placed(typing.Protocol):
 
 # --- Lessons: the language --------------------------------------------------------
 
-@lesson
+@lesson(15_000)
 def integers():
     total, low = 0, 10 ** 9
     for i, n in enumerate(NUMBERS):
@@ -263,7 +270,7 @@ def integers():
     return total, low, big, pow(7, 65537, 10 ** 9 + 7), int(str(total)), abs(-total)
 
 
-@lesson
+@lesson(25_000)
 def floats():
     total, energy = 0.0, 0
     for x, y in zip(FRACTIONS, reversed(FRACTIONS)):
@@ -282,7 +289,7 @@ def floats():
     return total, energy, round(total, 2), int(energy), float("1.5e3"), min(FRACTIONS), max(1, 2.5)
 
 
-@lesson
+@lesson(15_000)
 def matrices():
     n = 9
     a = [[float(i + j) for j in range(n)] for i in range(n)]
@@ -302,7 +309,7 @@ def matrices():
     return product, flat
 
 
-@lesson
+@lesson(42_000)
 def unpacking():
     pairs = [(i, -i) for i in range(60)]
     triples = [[i, i + 1, i + 2] for i in range(60)]
@@ -348,7 +355,7 @@ def recursive(n):
     return n if n < 2 else recursive(n - 1) + recursive(n - 2)
 
 
-@lesson
+@lesson(5_500)
 def calls():
     total = recursive(11)
     add_two = functools.partial(positional, 1, 1)
@@ -395,7 +402,7 @@ def decorated(a, b=1):
     return a * b
 
 
-@lesson
+@lesson(23_000)
 def closures():
     step = counter(10)
     for i in range(100):
@@ -407,7 +414,7 @@ def closures():
     return step(), [f(1) for f in compose], sorted(WORDS[:40], key=lambda w: (len(w), w))
 
 
-@lesson
+@lesson(4_300)
 def objects():
     shapes = [Shape(i, i + 1) for i in range(30)] + [Box(i, 2, "b") for i in range(30)]
     total = 0
@@ -426,7 +433,7 @@ def objects():
     return total, Box.square(3) == Box.square(3), {shape: 1 for shape in shapes}, shapes[0] in shapes
 
 
-@lesson
+@lesson(17_000)
 def operators():
     position, speed = Vector(0.0, 1.0, 2.0), Vector(0.5, 0.25, -0.5)
     hits = 0
@@ -442,7 +449,7 @@ def operators():
     return position, hits, a & b, a - {1}, a ^ b, [1] * 3 + [2], "ab" * 3, (1,) + (2,), not a, ~hits, +hits
 
 
-@lesson
+@lesson(9_900)
 def trees():
     root = Node(NUMBERS[0])
     for n in NUMBERS[1:100]:
@@ -472,7 +479,7 @@ def chained(n):
     return result
 
 
-@lesson
+@lesson(35_000)
 def generators():
     total = sum(countdown(50)) + sum(x for x in chained(40) if x % 2)
     talking = countdown(100)
@@ -489,7 +496,7 @@ def generators():
             list(itertools.permutations(range(4))), list(itertools.product("ab", range(3))))
 
 
-@lesson
+@lesson(16_000)
 def comprehensions():
     squares = [n * n for n in NUMBERS]
     odd = [n for n in squares if n & 1]
@@ -537,7 +544,7 @@ def fails(n):
     return int("x")
 
 
-@lesson
+@lesson(8_000)
 def exceptions():
     log, count = [], 0
     for i in range(60):
@@ -575,7 +582,7 @@ def exceptions():
     return count, log
 
 
-@lesson
+@lesson(56_000)
 def matching():
     found = []
     for subject in [1, "text", [1, 2, 3], (4, 5), {"kind": "a", "value": 3}, {"kind": "b"}, Point(1, 2),
@@ -646,12 +653,12 @@ async def conversation():
     return total
 
 
-@lesson
+@lesson(1_800)
 def coroutines():
     return asyncio.run(conversation())
 
 
-@lesson
+@lesson(4_800)
 def mixed_types():
     """The same places in the code with other types: what was specialised goes back."""
     values = [1, 2.5, "s", b"b", (1,), [2], {3: 4}, None, True, 10 ** 30, Pair(1, 2), Colour.BLUE]
@@ -685,7 +692,7 @@ def mixed_types():
     return found
 
 
-@lesson
+@lesson(10_000)
 def protocols():
     found = 0
     for thing in [Shape(1, 2), Box(1, 2), Point(3, 4), Order(1, "c"), 3, "text"] * 4:
@@ -696,7 +703,7 @@ def protocols():
 
 # --- Lessons: containers and text ---------------------------------------------------
 
-@lesson
+@lesson(12_000)
 def lists():
     values = list(NUMBERS)
     values.sort()
@@ -720,7 +727,7 @@ def lists():
             sorted(FRACTIONS), sorted(WORDS), sorted([(len(w), w) for w in WORDS[:60]]), max(values), sum(FRACTIONS))
 
 
-@lesson
+@lesson(3_700)
 def dicts():
     counts = {}
     for word in TEXT.split():
@@ -743,7 +750,7 @@ def dicts():
             collections.ChainMap({}, counts).get("zz"))
 
 
-@lesson
+@lesson(1_400)
 def strings():
     lines = []
     for number, line in enumerate(TEXT.splitlines()):
@@ -769,7 +776,7 @@ def strings():
 EVEN = bytes(byte & 0xFE for byte in range(256))
 
 
-@lesson
+@lesson(1_300)
 def binary():
     data = TEXT.encode()
     buffer = bytearray(data)
@@ -798,7 +805,7 @@ DOCUMENT = {"orders": [{"id": i, "name": WORDS[i], "price": FRACTIONS[i], "tags"
                         "open": i % 2 == 0, "note": None, "text": FOREIGN[:i]} for i in range(30)]}
 
 
-@lesson
+@lesson(1_600)
 def documents():
     text = json.dumps(DOCUMENT)
     assert json.loads(text) == DOCUMENT
@@ -817,7 +824,7 @@ LOGGER = logging.getLogger("training")
 LOGGER.propagate = False
 
 
-@lesson
+@lesson(1_300)
 def records():
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
@@ -838,7 +845,7 @@ WORD = re.compile(r"\b([a-z])(\w*?)(ing|ed|s)?\b", re.IGNORECASE)
 LINE = re.compile(r"^(?P<key>[\w.-]+)\s*[=:]\s*(?P<value>\"[^\"]*\"|\S+)\s*(?:#.*)?$", re.MULTILINE)
 
 
-@lesson
+@lesson(680)
 def expressions():
     settings = "\n".join(f'{word}.{i} = "{word} {i}"  # {i}' for i, word in enumerate(WORDS[:40]))
     found = [match["key"] for match in LINE.finditer(settings)]
@@ -849,7 +856,7 @@ def expressions():
             re.sub(r"\s+", " ", TEXT), re.fullmatch(r"(\w+\s)+", WORDS[0]), re.search("東|京", FOREIGN))
 
 
-@lesson
+@lesson(460)
 def compiling():
     with open(textwrap.__file__, encoding="utf-8") as file:
         source = file.read()
@@ -860,7 +867,7 @@ def compiling():
     return code, tokens, space["b"], eval("a + b[2]", space)
 
 
-@lesson
+@lesson(11_000)
 def amounts():
     total = decimal.Decimal(0)
     cent = decimal.Decimal("0.01")
@@ -875,7 +882,7 @@ def amounts():
             random.sample(WORDS, 9), random.choice(WORDS), Access.READ | Access.RUN, Colour(2).name, Colour["RED"])
 
 
-@lesson
+@lesson(3_100)
 def addresses():
     found = []
     for i, word in enumerate(WORDS[:40]):
@@ -887,7 +894,7 @@ def addresses():
     return found, urllib.parse.urlencode({"a": "b c", "d": FOREIGN}), urllib.parse.unquote("a%20b")
 
 
-@lesson
+@lesson(5_600)
 def files():
     with tempfile.TemporaryDirectory() as folder:
         name = os.path.join(folder, "text")
@@ -902,7 +909,7 @@ def files():
         return lengths, data, os.stat(name).st_size, os.listdir(folder), os.path.exists(name)
 
 
-@lesson
+@lesson(2_100)
 def threads():
     line, back, lock, sums = queue.Queue(8), queue.SimpleQueue(), threading.Lock(), []
 
@@ -950,7 +957,7 @@ def hand_overs():
     interp.close()
 
 
-@lesson
+@lesson(5_500)
 def elements():
     from xml.etree import ElementTree
     root = ElementTree.Element("root")
@@ -964,32 +971,34 @@ def elements():
 
 # --- Running --------------------------------------------------------------------------
 
-def teach(lessons, seconds):
-    """Each lesson for so long, of the CPU's time: what others do on the machine changes nothing."""
-    for func in lessons:
-        began, times = time.process_time(), 0
-        while time.process_time() - began < seconds:
+def teach(lessons, share):
+    for func, times in lessons:
+        times = max(round(times * share), 1)
+        for _ in range(times):
             func()
-            times += 1
         print(f"lesson {func.__name__}: {times} times", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=2, help="for each lesson (default 2)")
+    parser.add_argument("--share", type=float, default=1, help="of the lessons, each is given once at least (default 1)")
     parser.add_argument("--hand-overs", action="store_true", help="only what goes between interpreters")
     parser.add_argument("--no-tests", action="store_true", help="without the base's tests")
     parser.add_argument("--timeout", default="1200", help="for one of these tests (default 1200)")
     options = parser.parse_args()
+    if os.environ.get("PYTHONHASHSEED") != HASH_SEED:
+        os.environ["PYTHONHASHSEED"] = HASH_SEED
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     if options.hand_overs:
-        teach([hand_overs], options.seconds)
+        teach([(hand_overs, 15)], options.share)
         return 0
-    teach(LESSONS, options.seconds)
+    teach(LESSONS, options.share)
     # An extension module that counts can't be copied for another interpreter.
-    status = subprocess.call([sys.executable, __file__, "--hand-overs", f"--seconds={options.seconds}"],
+    status = subprocess.call([sys.executable, __file__, "--hand-overs", f"--share={options.share}"],
                              env={**os.environ, "PYTHON_EXTCOPY": "off"})
     if not options.no_tests:
-        status |= subprocess.call([sys.executable, "-m", "test", "--pgo", f"--timeout={options.timeout}"])
+        status |= subprocess.call([sys.executable, "-m", "test", "--pgo", f"--timeout={options.timeout}",
+                                   "--randseed=20261129"])
     return status
 
 
