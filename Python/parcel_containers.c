@@ -5,22 +5,11 @@
 #include "pycore_parcel_pack.h"
 
 
-/* Items are done here as long as they refer to nothing, which is often to the end. */
-int
-_PyPacker_EnterItems(packer *p, PyObject **from, PyObject **to, Py_ssize_t n, int shift,
-                     int owned)
+static int
+go_on_from(packer *p, PyObject **from, PyObject **to, Py_ssize_t i, Py_ssize_t n, int shift,
+           int owned)
 {
-    Py_ssize_t i = 0;
-    if (owned) {
-        i = skip_staying(p, from, 0, n, shift);
-    }
-    else if (p->dup == NULL) {
-        i = copy_items(p, from, to, 0, n, shift);
-    }
-    if (i == n) {
-        return 0;
-    }
-    frame *f = i < 0 ? NULL : push_frame(p, FRAME_ITEMS, owned, n);
+    frame *f = push_frame(p, FRAME_ITEMS, owned, n);
     if (f == NULL) {
         return -1;
     }
@@ -29,6 +18,29 @@ _PyPacker_EnterItems(packer *p, PyObject **from, PyObject **to, Py_ssize_t n, in
     f->to.slots = to;
     f->shift = (uint8_t)shift;
     return 1;
+}
+
+/* Items are done here as long as they refer to nothing, which is often to the end. */
+static inline int
+enter_in_place(packer *p, PyObject **items, Py_ssize_t n, int shift, int owned)
+{
+    Py_ssize_t i = skip_staying(p, items, 0, n, shift);
+    return i == n ? 0 : go_on_from(p, items, items, i, n, shift, owned);
+}
+
+int
+_PyPacker_EnterItems(packer *p, PyObject **from, PyObject **to, Py_ssize_t n, int shift,
+                     int owned)
+{
+    if (owned) {
+        assert(from == to);
+        return enter_in_place(p, from, n, shift, owned);
+    }
+    Py_ssize_t i = p->dup == NULL ? copy_items(p, from, to, 0, n, shift) : 0;
+    if (i < 0) {
+        return -1;
+    }
+    return i == n ? 0 : go_on_from(p, from, to, i, n, shift, owned);
 }
 
 int
@@ -257,7 +269,7 @@ enter_owned_dict(packer *p, PyDictObject *dict, int owned)
     if (_PyPacker_SettleKeys(p, entries, n, owned) < 0) {
         return -1;
     }
-    return _PyPacker_EnterItems(p, &entries->me_value, &entries->me_value, n, 1, owned);
+    return enter_in_place(p, &entries->me_value, n, 1, owned);
 }
 
 /* The same for a copy.  If that fails, it is the caller's to release. */
@@ -377,11 +389,11 @@ _PyPacker_EnterOwned(packer *p, PyObject *obj, int owned)
     }
     else if (PyList_CheckExact(obj)) {
         PyObject **items = ((PyListObject *)obj)->ob_item;
-        res = _PyPacker_EnterItems(p, items, items, PyList_GET_SIZE(obj), 0, owned);
+        res = enter_in_place(p, items, PyList_GET_SIZE(obj), 0, owned);
     }
     else if (PyTuple_CheckExact(obj)) {
         PyObject **items = ((PyTupleObject *)obj)->ob_item;
-        res = _PyPacker_EnterItems(p, items, items, PyTuple_GET_SIZE(obj), 0, owned);
+        res = enter_in_place(p, items, PyTuple_GET_SIZE(obj), 0, owned);
     }
     else {
         return _PyPacker_EnterMember(p, obj, owned, NULL);

@@ -70,24 +70,46 @@ cached_row(packer *p, PyObject *first, Py_ssize_t n, int owned)
     return &p->row_cache[hash & (ROW_CACHE - 1)];
 }
 
-static inline key_row *
-find_row(packer *p, const PyDictUnicodeEntry *entries, Py_ssize_t n, int owned)
+static inline int
+is_row(const key_row *row, const PyDictUnicodeEntry *entries, Py_ssize_t n, int owned)
 {
-    int i = *cached_row(p, entries[0].me_key, n, owned);
-    if (i == 0) {
-        return NULL;
-    }
-    key_row *row = &p->rows[i - 1];
     if (row->n != n || row->owned != (owned != 0)) {
-        return NULL;
+        return 0;
     }
     for (Py_ssize_t j = 0; j < n; j++) {
         // No key stands where an item has been deleted.
         if (entries[j].me_key != row->from[j]) {
-            return NULL;
+            return 0;
         }
     }
-    return row;
+    return 1;
+}
+
+/* The i-th is next, counted from 1. */
+static inline void
+follow_row(packer *p, int i)
+{
+    if (p->last_row != 0) {
+        p->rows[p->last_row - 1].next = i;
+    }
+    p->last_row = i;
+}
+
+static inline key_row *
+find_row(packer *p, const PyDictUnicodeEntry *entries, Py_ssize_t n, int owned)
+{
+    // Like last time: the processor goes on while it waits for the entries.
+    int i = p->last_row != 0 ? p->rows[p->last_row - 1].next : 0;
+    if (i != 0 && is_row(&p->rows[i - 1], entries, n, owned)) {
+        p->last_row = i;
+        return &p->rows[i - 1];
+    }
+    i = *cached_row(p, entries[0].me_key, n, owned);
+    if (i != 0 && is_row(&p->rows[i - 1], entries, n, owned)) {
+        follow_row(p, i);
+        return &p->rows[i - 1];
+    }
+    return NULL;
 }
 
 /* `row` is what becomes of the keys of a dict. */
@@ -102,6 +124,7 @@ add_row(packer *p, const key_row *row)
     }
     p->rows[p->nrows++] = *row;
     *cached_row(p, row->from[0], row->n, row->owned) = (int16_t)p->nrows;
+    follow_row(p, (int)p->nrows);
     return 0;
 }
 

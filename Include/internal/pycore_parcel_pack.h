@@ -145,6 +145,7 @@ typedef struct {
     int owned;
     int same;                       // all stay
     int nshared;                    // are process-wide
+    int next;                       // 1 + index of the one that came after it; 0: none
     Py_ssize_t uses;                // owned dicts with them, after the first
 } key_row;
 
@@ -214,7 +215,8 @@ typedef struct {
     Py_ssize_t nrows, rows_room;
     rekeyed *rekeyed;
     Py_ssize_t nrekeyed, rekeyed_room;
-    int16_t row_cache[ROW_CACHE];   // 1 + index, 0: none
+    int last_row;                   // 1 + index, 0: none
+    int16_t row_cache[ROW_CACHE];   // the same, by first key
     struct {
         uint8_t next, end;          // those that are left of the last run
         uint8_t size;               // of that
