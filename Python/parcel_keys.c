@@ -256,6 +256,7 @@ _PyPacker_UndoRows(packer *p)
         }
     }
     p->nrekeyed = p->nrows = 0;
+    p->last_row = 0;
     memset(p->row_cache, 0, sizeof(p->row_cache));
 }
 
