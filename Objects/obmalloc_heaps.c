@@ -637,8 +637,8 @@ memheap_reclaim(OMState *state, uint size)
     return memheap_reclaim_Slow(state, size);
 }
 
-/* All blocks of a pool are free: as if none of them had ever been used.  Their list is in the
-   order in which they were freed, and leads through memory that is in no cache. */
+/* All blocks of a pool are free: as if none of them had ever been used.  Their list is
+   in the order in which they were freed, and leads through memory that is in no cache. */
 static void
 forget_free_blocks(poolp pool, uint size)
 {

@@ -151,8 +151,8 @@ extern int _PyMemHeap_AllocRun(size_t nbytes, void **blocks, int n);
 
 /* Called by the default raw allocator, with or without a thread state, when malloc()
    has made a block of `size` bytes that nobody has written to yet, and before `block`
-   (NULL: a new one) grows to them: give as much of the arenas that stay back to the system as the block
-   takes from it, so that they don't add to the peak. */
+   (NULL: a new one) grows to them: give as much of the arenas that stay back to the
+   system as the block takes from it, so that they don't add to the peak. */
 extern void _PyMemHeap_MadeLarge(const void *block, size_t size);
 extern void _PyMemHeap_GrowsLarge(void *block, size_t size);
 
