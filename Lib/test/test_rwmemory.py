@@ -85,17 +85,27 @@ def free_all(blocks):
         _testmemheap.free(blocks.pop())
 
 
+def requires_glibc(test):
+    """What is expected of malloc() is glibc's."""
+    test = unittest.skipUnless(platform.libc_ver()[0] == 'glibc', "needs glibc's malloc")(test)
+    return unittest.skipIf(support.check_sanitizer(address=True, memory=True, thread=True), "has another malloc")(test)
+
+
+def fill():
+    return [float(i) for i in range(3_000_000)]     # 72 MB: 68 arenas
+
+
+def difference(before):
+    after = _testmemheap.stats()
+    return (after['arenas'] - before['arenas'],
+            after['spare'] - before['spare'])
+
+
 class ArenaTests(unittest.TestCase):
 
     @requires_heaps
     def test_spare_arenas(self):
         # What was given back is used again, in this interpreter or another.
-        def fill():
-            return [float(i) for i in range(3_000_000)]     # 72 MB: 68 arenas
-        def difference(before):
-            after = _testmemheap.stats()
-            return (after['arenas'] - before['arenas'],
-                    after['spare'] - before['spare'])
         for _ in range(2):      # From the second time on: it does so again and again.
             before = _testmemheap.stats()
             floats = fill()
@@ -123,6 +133,13 @@ class ArenaTests(unittest.TestCase):
         for interp in interps:
             interp.close()
 
+    @requires_heaps
+    @requires_glibc
+    def test_large_blocks_and_spare_arenas(self):
+        for _ in range(2):
+            floats = fill()
+            del floats
+        self.assertGreaterEqual(_testmemheap.stats()['spare'], 60)
         # Large blocks take from what is spare, whole or as they grow.
         kept = []
         def taken_by(make):
@@ -160,8 +177,7 @@ class ArenaTests(unittest.TestCase):
         self.assertGreater(self.count_spare("for _ in 1, 2: [float(i) for i in range(1_000_000)]"), 8)
 
     @requires_heaps
-    @unittest.skipIf(support.check_sanitizer(address=True, memory=True, thread=True), "has another malloc")
-    @unittest.skipUnless(platform.libc_ver()[0] == 'glibc', "needs glibc's malloc")
+    @requires_glibc
     def test_memory_of_messages_stays(self):
         # A message that is like the last one needs no memory from the system.
         code = textwrap.dedent("""
