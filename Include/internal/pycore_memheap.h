@@ -150,8 +150,8 @@ PyAPI_FUNC(void) _PyMemHeap_GetStats(_PyMemHeap_Stats *stats);
 extern int _PyMemHeap_AllocRun(size_t nbytes, void **blocks, int n);
 
 /* Called by the default raw allocator, with or without a thread state, when malloc()
-   has made a block of `size` bytes that nobody has written to yet, and before `block`
-   (NULL: a new one) grows to them: give as much of the arenas that stay back to the
+   has made a block of `size` bytes that nobody has written to yet (calloc() clears only
+   what malloc() had kept), and before `block` (NULL: a new one) grows to them: give as much of the arenas that stay back to the
    system as the block takes from it, so that they don't add to the peak. */
 extern void _PyMemHeap_MadeLarge(const void *block, size_t size);
 extern void _PyMemHeap_GrowsLarge(void *block, size_t size);

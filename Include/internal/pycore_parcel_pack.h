@@ -418,28 +418,28 @@ extern void *_PyPacker_AllocSlow(packer *p, size_t size);
 /* Give back what is left. */
 extern void _PyPacker_FreeRuns(packer *p);
 
-/* As PyObject_Malloc(); `p` may be NULL. */
-static inline void *
-alloc_object(packer *p, size_t size)
-{
-    size_t c = (size - 1) / 16;
-    if (p == NULL || c >= RUN_CLASSES) {
-        return PyObject_Malloc(size);
-    }
-    if (p->runs[c].next < p->runs[c].end) {
-        return p->blocks[c][p->runs[c].next++];
-    }
-    return _PyPacker_AllocSlow(p, size);
-}
-
-
-/* A block of `size` bytes outside of objects has been copied; `p` may be NULL. */
+/* A copy gets a block of `size` bytes; `p` may be NULL. */
 static inline void
 note_copied(packer *p, size_t size)
 {
     if (p != NULL && size >= _PyMemHeap_LARGE) {
         p->large += size;
     }
+}
+
+/* As PyObject_Malloc(); `p` may be NULL. */
+static inline void *
+alloc_object(packer *p, size_t size)
+{
+    size_t c = (size - 1) / 16;
+    if (p == NULL || c >= RUN_CLASSES) {
+        note_copied(p, size);
+        return PyObject_Malloc(size);
+    }
+    if (p->runs[c].next < p->runs[c].end) {
+        return p->blocks[c][p->runs[c].next++];
+    }
+    return _PyPacker_AllocSlow(p, size);
 }
 
 
