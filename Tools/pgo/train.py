@@ -774,6 +774,10 @@ def strings():
 
 
 EVEN = bytes(byte & 0xFE for byte in range(256))
+# As it comes by mail: in lines, and with what does not belong to the alphabet in between.
+MAILED = bytearray(base64.encodebytes(TEXT.encode()[:2000]))
+for _ in range(150):
+    MAILED.insert(random.randrange(len(MAILED)), random.choice(b"\n\r !-"))
 
 
 @lesson(1_300)
@@ -793,6 +797,7 @@ def binary():
                                (base64.b16encode, base64.b16decode), (base64.b85encode, base64.b85decode),
                                (binascii.hexlify, binascii.unhexlify), (zlib.compress, zlib.decompress)):
             assert decode(encode(part)) == part
+    assert base64.b64decode(MAILED) == data[:2000]
     return (total, hashlib.sha256(data).hexdigest(), zlib.crc32(data), data.split(b" "), data.find(b"zz"),
             data.replace(b"a", b"bb"), bytes(buffer), data.hex(), (12345).to_bytes(4, "little"), data.translate(None),
             # It can't be foretold which bytes change.
