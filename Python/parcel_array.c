@@ -93,16 +93,24 @@ _PyParcel_TakeArray(PyObject *obj, int move)
     return array;
 }
 
+void *
+_PyParcel_EmptyArray(PyObject *obj)
+{
+    array_object *from = (array_object *)obj;
+    void *items = from->items;
+    from->items = NULL;
+    from->allocated = 0;
+    Py_SET_SIZE(from, 0);
+    return items;
+}
+
 void
 _PyParcel_StealArray(_PyParcel_Array *array)
 {
     array_object *from = array->from;
     if (from != NULL) {
-        array->items = from->items;
+        array->items = _PyParcel_EmptyArray((PyObject *)from);
         array->from = NULL;
-        from->items = NULL;
-        from->allocated = 0;
-        Py_SET_SIZE(from, 0);
     }
 }
 

@@ -8,9 +8,11 @@
 // Guarantees
 //
 //   P-1  What must be released in its own interpreter is released there, or,
-//        if that is gone, never: then its memory stays valid.  The memory of a
-//        moved NumPy array is freed all the same, as memory (rwextmem.c), and
-//        what was lent on is released by the one who has lent it first.
+//        if that is gone, never: then its memory stays valid.  Where it is known
+//        what the memory is, it is freed all the same, by whoever has it last: that
+//        of a moved NumPy array (rwextmem.c); and an interpreter that ends takes it
+//        out of bytearrays, array.arrays and bytes that nobody else can see.  What
+//        was lent on is released by the one who has lent it first.
 //
 // Lent buffers
 //
@@ -48,8 +50,11 @@ struct _PyParcel_Lent {
     _PyParcel_Lent *before, *after; // the same: its list of all
     Py_buffer held;                 // to be released by the lender
     Py_buffer shown;                // to the receivers, without an owner
+    void *description;              // its shape and the like
     int holds;                      // hold_statics() was called
     void *block;                    // to be freed if the lender is gone, or NULL
+    void (*free_block)(void *);     // and how
+    int of_array;                   // it is known that an array.array exports it
     _PyParcel_Lent *under;          // counted: whose memory this really is, or NULL
 };
 
@@ -58,6 +63,52 @@ share_lent(_PyParcel_Lent *lent)
 {
     _Py_atomic_add_ssize(&lent->refs, 1);
     return lent;
+}
+
+/* What exports the memory, below memoryviews, of which there may be some; NULL: nothing,
+   or, if that is asked, something that others can see. */
+static PyObject *
+find_exporter(PyObject *obj, int alone)
+{
+    while (obj != NULL && PyMemoryView_Check(obj)) {
+        _PyManagedBufferObject *managed = ((PyMemoryViewObject *)obj)->mbuf;
+        if (alone && (Py_REFCNT(obj) != 1 || Py_REFCNT(managed) != 1)) {
+            return NULL;
+        }
+        obj = managed->master.obj;
+    }
+    return obj != NULL && (!alone || Py_REFCNT(obj) == 1) ? obj : NULL;
+}
+
+/* What describes the memory may be needed for longer than the exporter lives. */
+static int
+copy_description(_PyParcel_Lent *lent)
+{
+    const Py_buffer *held = &lent->held;
+    size_t row = held->ndim * sizeof(Py_ssize_t);
+    size_t letters = held->format != NULL ? strlen(held->format) + 1 : 0;
+    Py_ssize_t *rows = PyMem_RawMalloc(3 * row + letters);
+    if (rows == NULL) {
+        return -1;
+    }
+    lent->shown = *held;
+    lent->description = rows;
+    struct {
+        const Py_ssize_t *from;
+        Py_ssize_t **to;
+    } all[] = {{held->shape, &lent->shown.shape}, {held->strides, &lent->shown.strides},
+               {held->suboffsets, &lent->shown.suboffsets}};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(all); i++) {
+        if (all[i].from != NULL) {
+            memcpy(rows, all[i].from, row);
+            *all[i].to = rows;
+            rows += held->ndim;
+        }
+    }
+    if (letters > 0) {
+        lent->shown.format = memcpy(rows, held->format, letters);
+    }
+    return 0;
 }
 
 static _PyParcel_Lent *
@@ -72,13 +123,21 @@ lend(_PyParcel_Home *home, PyObject *obj, void *block, _PyParcel_Lent *under)
         PyMem_RawFree(lent);
         return NULL;
     }
+    if (copy_description(lent) < 0) {
+        PyBuffer_Release(&lent->held);
+        PyMem_RawFree(lent);
+        PyErr_NoMemory();
+        return NULL;
+    }
     lent->refs = 1;
     lent->next = NULL;
     lent->home = home;
     lent->holds = 0;
     lent->block = block;
+    lent->free_block = _PyRWExt_FreeBlock;
+    PyObject *exporter = find_exporter(lent->held.obj, 0);
+    lent->of_array = exporter != NULL && _PyParcel_IsArray(home, exporter);
     lent->under = under != NULL ? share_lent(under) : NULL;
-    lent->shown = lent->held;
     _Py_atomic_add_ssize(&home->refs, 1);
     PyMutex_Lock(&home->mutex);
     lent->before = NULL;
@@ -89,6 +148,13 @@ lend(_PyParcel_Home *home, PyObject *obj, void *block, _PyParcel_Lent *under)
     home->lent = lent;
     PyMutex_Unlock(&home->mutex);
     return lent;
+}
+
+static void
+free_lent(_PyParcel_Lent *lent)
+{
+    PyMem_RawFree(lent->description);
+    PyMem_RawFree(lent);
 }
 
 /* The home is locked, or nobody else knows it. */
@@ -111,13 +177,10 @@ _PyParcel_KeepLent(_PyParcel_Home *home, _PyMemHeap_Remains *remains)
 {
     PyMutex_Lock(&home->mutex);
     for (_PyParcel_Lent *lent = home->lent; lent != NULL; lent = lent->after) {
-        // The exporter is not asked again, but what it has shown is in use.
+        // The exporter is not asked again, but its memory is in use.
         const Py_buffer *shown = &lent->shown;
+        _PyMemHeap_KeepBlock(remains, lent->block);
         _PyMemHeap_KeepBlock(remains, shown->buf);
-        _PyMemHeap_KeepBlock(remains, shown->format);
-        _PyMemHeap_KeepBlock(remains, shown->shape);
-        _PyMemHeap_KeepBlock(remains, shown->strides);
-        _PyMemHeap_KeepBlock(remains, shown->suboffsets);
         if (shown->suboffsets != NULL) {
             // There are pointers in the memory, and perhaps behind them.
             _PyMemHeap_KeepFrom(remains, &shown->buf, &shown->buf + 1);
@@ -141,10 +204,6 @@ hold_statics(const Py_buffer *shown, int n)
     if (shown->len > 0) {
         _PyRWExt_Hold(shown->buf, n);
     }
-    _PyRWExt_Hold(shown->format, n);
-    _PyRWExt_Hold(shown->shape, n);
-    _PyRWExt_Hold(shown->strides, n);
-    _PyRWExt_Hold(shown->suboffsets, n);
 }
 
 void
@@ -223,6 +282,9 @@ static void
 release_lent(_PyParcel_Lent *lent)
 {
     PyObject *exc = PyErr_GetRaisedException();
+    if (lent->held.obj == NULL && lent->block != NULL) {
+        lent->free_block(lent->block);      // taken by _PyParcel_LeaveLent()
+    }
     PyBuffer_Release(&lent->held);
     PyErr_SetRaisedException(exc);
     _PyParcel_Home *home = lent->home;
@@ -232,22 +294,51 @@ release_lent(_PyParcel_Lent *lent)
     if (lent->under != NULL) {
         _PyParcel_LentDrop(lent->under);
     }
-    PyMem_RawFree(lent);
+    free_lent(lent);
     _PyParcel_DropHome(home);
 }
 
-/* What was lent to the interpreter and lent on by it need not wait for it.  No other
-   thread of the interpreter runs any more, so nobody else releases anything here; what
-   receivers drop meanwhile comes back with nothing held. */
+/* Takes the memory out of what exports it, if it is known how and nobody else can see
+   it.  What stays there is empty.  The home is locked. */
+static int
+take_memory(_PyParcel_Lent *lent)
+{
+    PyObject *obj = find_exporter(lent->held.obj, 1);
+    if (obj == NULL || lent->block != NULL) {
+        return 0;
+    }
+    lent->free_block = PyMem_Free;
+    if (lent->of_array) {
+        lent->block = _PyParcel_EmptyArray(obj);
+    }
+    else if (PyByteArray_CheckExact(obj)) {
+        PyByteArrayObject *bytes = (PyByteArrayObject *)obj;
+        lent->block = bytes->ob_bytes;
+        bytes->ob_bytes = bytes->ob_start = NULL;
+        bytes->ob_alloc = 0;
+        Py_SET_SIZE(bytes, 0);
+    }
+    else if (PyBytes_CheckExact(obj)) {
+        lent->block = Py_NewRef(obj);       // it is one block
+        lent->free_block = PyObject_Free;
+    }
+    else {
+        return 0;
+    }
+    return 1;
+}
+
+/* No other thread of the interpreter runs any more, so nobody else releases anything
+   here; what receivers drop meanwhile comes back with nothing held. */
 void
-_PyParcel_ReleaseLentOn(_PyParcel_Home *home)
+_PyParcel_LeaveLent(_PyParcel_Home *home)
 {
     _PyParcel_Lent *lent;
     do {
         Py_buffer held = {0};
         PyMutex_Lock(&home->mutex);
         for (lent = home->lent; lent != NULL; lent = lent->after) {
-            if (lent->under != NULL && lent->held.obj != NULL) {
+            if (lent->held.obj != NULL && (lent->under != NULL || take_memory(lent))) {
                 held = lent->held;
                 lent->held.obj = NULL;
                 break;
@@ -302,12 +393,14 @@ _PyParcel_LentDrop(_PyParcel_Lent *lent)
     // asking for a pending call takes a mutex of the base that does so too.
     PyMutex_Lock(&home->mutex);
     if (home->interp == NULL) {
-        // P-1: the exporter stays referenced.  Its memory is kept by KeepLent(), or
+        // P-1: what exports it stays referenced.  Its memory is kept by KeepLent(), or
         // nobody looks at it any more.
         unlist_lent(lent);
         PyMutex_Unlock(&home->mutex);
-        if (lent->block != NULL) {
-            _PyRWExt_FreeBlock(lent->block);
+        if (lent->block != NULL
+            && (tstate != NULL || lent->free_block == _PyRWExt_FreeBlock))
+        {
+            lent->free_block(lent->block);
         }
         if (lent->under != NULL) {
             _PyParcel_LentDrop(lent->under);
@@ -315,7 +408,7 @@ _PyParcel_LentDrop(_PyParcel_Lent *lent)
         if (lent->holds) {
             hold_statics(&lent->shown, -1);
         }
-        PyMem_RawFree(lent);
+        free_lent(lent);
         _PyParcel_DropHome(home);
         return;
     }

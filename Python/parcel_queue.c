@@ -1565,14 +1565,14 @@ at_interpreter_exit(void *arg)
         // are daemon threads, which end when they try to attach.
         _PyParcel_EndWaits(home->interpid);
         _PyParcel_Unbind(home->interpid);
-        _PyParcel_ReleaseLentOn(home);
+        _PyParcel_LeaveLent(home);
     }
     _PyParcel_ReleaseReturned(home);
     PyMutex_Lock(&home->mutex);
     home->interp = NULL;
     PyMutex_Unlock(&home->mutex);
     _PyParcel_ReleaseReturned(home);
-    _PyParcel_DropHome(home);
+    // _PyParcel_EndHomes() drops it.
 }
 
 _PyParcel_Home *
@@ -1589,7 +1589,7 @@ _PyParcel_NewHome(void)
     home->interp = PyInterpreterState_Get();
     home->interpid = PyInterpreterState_GetID(home->interp);
     home->closing = home->interp->finalizing;
-    home->refs = 2;                 // the caller and the exit function
+    home->refs = 2;                 // the caller and the interpreter
     if (PyUnstable_AtExit(home->interp, at_interpreter_exit, home) < 0) {
         PyMem_RawFree(home);
         return NULL;
@@ -1599,6 +1599,31 @@ _PyParcel_NewHome(void)
     registry.homes = home;
     unlock(&registry.mutex);
     return home;
+}
+
+void
+_PyParcel_EndHomes(PyInterpreterState *interp)
+{
+    _PyParcel_Home *home;
+    do {
+        lock(&registry.mutex);
+        for (home = registry.homes; home != NULL; home = home->next) {
+            if (home->interpid == interp->id && !home->ended) {
+                home->ended = 1;
+                break;
+            }
+        }
+        unlock(&registry.mutex);
+        if (home != NULL) {
+            PyMutex_Lock(&home->mutex);
+            home->interp = NULL;        // in case that it came after the exit functions
+            PyMutex_Unlock(&home->mutex);
+            if (!_Py_IsMainInterpreter(interp)) {
+                _PyParcel_LeaveLent(home);
+            }
+            _PyParcel_DropHome(home);
+        }
+    } while (home != NULL);
 }
 
 void

@@ -266,6 +266,8 @@ extern int _PyParcel_ArrayIsExported(PyObject *);
 /* With `move` it stays where it is until Steal, which can't fail. */
 extern _PyParcel_Array *_PyParcel_TakeArray(PyObject *, int move);
 extern void _PyParcel_StealArray(_PyParcel_Array *);
+/* Takes its memory out of an array: a block of PyMem_Malloc(), or NULL. */
+extern void *_PyParcel_EmptyArray(PyObject *);
 extern const void *_PyParcel_ArrayMemory(const _PyParcel_Array *);
 extern size_t _PyParcel_ArraySize(const _PyParcel_Array *);      // in bytes
 extern _PyParcel_Array *_PyParcel_CopyArray(const _PyParcel_Array *);
@@ -331,8 +333,8 @@ extern _PyParcel_Lent *_PyParcel_CopyBuffer(const Py_buffer *);
 /* The interpreter has ended: keep what is lent. */
 extern void _PyParcel_KeepLent(_PyParcel_Home *, struct _PyMemHeap_Remains *);
 extern void _PyParcel_HoldLent(_PyParcel_Home *);
-/* The interpreter ends: release what it has lent on. */
-extern void _PyParcel_ReleaseLentOn(_PyParcel_Home *);
+/* The interpreter ends: release what it has lent on, and what need not be an object of it. */
+extern void _PyParcel_LeaveLent(_PyParcel_Home *);
 /* Is there one reference only? */
 extern int _PyParcel_LentIsSingle(_PyParcel_Lent *);
 extern void _PyParcel_UnshareBuffers(_PyParcel_Resource *, Py_ssize_t n);

@@ -5,6 +5,7 @@ import array
 import contextlib
 import gc
 import mmap
+import os
 import pickle
 import sys
 import unittest
@@ -114,6 +115,12 @@ def make_view():
 
 def make_ctypes():
     return (ctypes.c_char * SIZE).from_buffer_copy(pattern())
+
+
+def resident():
+    """Memory of the process, in bytes."""
+    with open('/proc/self/statm', encoding='ascii') as file:
+        return int(file.read().split()[1]) * mmap.PAGESIZE
 
 
 EXPORTERS = {
@@ -552,6 +559,83 @@ class LifeTests(BufferTestCase):
         parcel = self.closed_sender('move(obj)')
         del parcel
         self.assertEqual(self.closed_sender('move(obj)').open().data, pattern())
+
+    # What an interpreter shows, and keeps itself, until it is closed.
+    SHOWN = {
+        'bytearray': 'memoryview(bytearray(pattern(SIZE)))',
+        'part': 'memoryview(bytearray(pattern(SIZE)))[70_000:]',
+        'nothing of it': 'memoryview(bytearray(pattern(SIZE)))[SIZE:]',
+        'view of a view': 'memoryview(memoryview(bytearray(pattern(SIZE))))',
+        'array': 'memoryview(array.array("i", pattern(SIZE)))',
+        'bytes': 'memoryview(bytes(bytearray(pattern(SIZE))))',
+        'table': 'memoryview(bytearray(pattern(SIZE))).cast("i", (2, SIZE // 8))[::-1]',
+        'a global': 'memoryview(kept := bytearray(pattern(SIZE)))',
+        'in a cycle': 'memoryview((lambda c: (c.append(c), c)[1][0])([bytearray(pattern(SIZE))]))',
+        'small': 'memoryview(bytearray(b"small"))',
+        'mmap': 'memoryview(make_mmap())',
+        'ctypes': 'memoryview(make_ctypes())',
+        'own class': 'memoryview(Bytes(pattern(SIZE)))',
+        'taken back': 'memoryview(here.pack(memoryview(bytearray(pattern(SIZE)))).open())',
+    }
+
+    def shown(self, what):
+        """What a closed interpreter has shown, and what that was."""
+        interp = interpreters.create()
+        interp.prepare_main(back=self.back)
+        interp.exec(SETUP)
+        interp.exec('import array; from test.test_rwparcels_buffers import make_mmap, make_ctypes')
+        interp.exec(f'back.put(view := {what}); about = view.tobytes(), view.format, view.shape\n'
+                    'back.put(about)')
+        got, about = self.back.get(timeout=10), self.back.get(timeout=10)
+        interp.close()
+        return got, about
+
+    def test_shown_by_a_closed_interpreter(self):
+        for name, what in self.SHOWN.items():
+            with self.subTest(name):
+                got, about = self.shown(what.replace('SIZE', '80_000'))
+                # What it was allocated from is used again, if it has been freed.
+                other = [bytearray(b'x' * 80_000) for _ in range(20)]
+                self.assertEqual((got.tobytes(), got.format, got.shape), about)
+                view, part = memoryview(got), got[:1]
+                del got
+                self.assertEqual((view.tobytes(), view.format, view.shape), about)
+                self.assertEqual(part.tobytes(), about[0][:part.nbytes])
+                del view, part, other
+                self.check_heaps()
+
+    def test_shown_on_by_a_closed_interpreter(self):
+        for name in 'bytearray', 'table', 'bytes':
+            with self.subTest(name):
+                got, about = self.shown(self.SHOWN[name].replace('SIZE', '80_000'))
+                interp = interpreters.create()
+                interp.prepare_main(there=self.there, back=self.back)
+                self.there.put(got)
+                interp.exec('back.put(there.get())')
+                got = self.back.get(timeout=10)
+                interp.close()
+                self.assertEqual((got.tobytes(), got.format, got.shape), about)
+
+    @unittest.skipIf(support.check_sanitizer(address=True, thread=True),
+                     'the sanitizer keeps what is freed')
+    @unittest.skipUnless(os.path.exists('/proc/self/statm'), 'needs /proc')
+    def test_memory_of_a_closed_lender_is_freed(self):
+        size = 16 << 20
+        for name in 'bytearray', 'part', 'array', 'bytes', 'table', 'a global', 'in a cycle', 'taken back':
+            with self.subTest(name):
+                for i in range(5):
+                    if i == 1:          # the first one fills what free() keeps
+                        before = resident()
+                    interp = interpreters.create()
+                    interp.prepare_main(back=self.back)
+                    interp.exec(SETUP)
+                    what = self.SHOWN[name].replace('SIZE', str(size))
+                    interp.exec(f'import array\nback.put({what}[0:])')
+                    got = self.back.get(timeout=10)
+                    self.assertGreater(got.nbytes, size // 2)
+                    interp.close()
+                    got = None
+                self.assertLess(resident() - before, 2 * size)
 
     def test_receiver_closed(self):
         ref = self.lend()
