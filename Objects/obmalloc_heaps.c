@@ -182,6 +182,18 @@ struct map_node {
 
 static struct map_node map_root;
 
+/* All zeros, or NULL; never given back. */
+static struct map_node *
+map_new_node(void)
+{
+#ifdef ARENAS_USE_MMAP
+    // calloc() would touch it all, to clear it, where malloc() has memory at hand.
+    return _PyMem_ArenaAlloc(NULL, sizeof(struct map_node));
+#else
+    return _PyMem_RawCalloc(NULL, 1, sizeof(struct map_node));
+#endif
+}
+
 /* Return the slot of the pool that holds `address`.  If there is none, make it
    where `create` is true (the mutex is held then), else return NULL. */
 static void **
@@ -196,7 +208,7 @@ map_slot(uintptr_t address, int create)
             if (!create) {
                 return NULL;
             }
-            child = _PyMem_RawCalloc(NULL, 1, sizeof(struct map_node));
+            child = map_new_node();
             if (child == NULL) {
                 return NULL;
             }
