@@ -35,13 +35,19 @@ struct _PyParcel_Array {
 };
 
 int
-_PyParcel_IsArray(_PyParcel_Home *home, PyObject *obj)
+_PyParcel_HasArrayMemory(_PyParcel_Home *home, PyObject *obj)
 {
     PyTypeObject *type = Py_TYPE(obj);
-    // The constructor warns of 'u': arrays of that go the way of pickle.
     return (type->tp_basicsize == sizeof(array_object)
             && (type->tp_flags & Py_TPFLAGS_HEAPTYPE)
-            && _PyParcel_IsArrayType(home, type)
+            && _PyParcel_IsArrayType(home, type));
+}
+
+int
+_PyParcel_IsArray(_PyParcel_Home *home, PyObject *obj)
+{
+    // The constructor warns of 'u': arrays of that go the way of pickle.
+    return (_PyParcel_HasArrayMemory(home, obj)
             && ((array_object *)obj)->kind->typecode != 'u');
 }
 

@@ -28,8 +28,10 @@
 #include "Python.h"
 #include "pycore_ceval.h"         // _PyEval_AddPendingCall()
 #include "pycore_crossinterp.h"   // _PyCrossInterpreterData_Lookup()
+#include "pycore_hashtable.h"     // _Py_hashtable_t
 #include "pycore_interp.h"        // PyInterpreterState
 #include "pycore_memheap.h"       // _PyMemHeap_KeepBlock()
+#include "pycore_object.h"        // _Py_DecRefTotal()
 #include "pycore_parcel_graph.h"
 #include "pycore_pystate.h"       // _PyThreadState_GET()
 #include "pycore_rwextcopy.h"     // _PyRWExt_Hold()
@@ -136,7 +138,7 @@ lend(_PyParcel_Home *home, PyObject *obj, void *block, _PyParcel_Lent *under)
     lent->block = block;
     lent->free_block = _PyRWExt_FreeBlock;
     PyObject *exporter = find_exporter(lent->held.obj, 0);
-    lent->of_array = exporter != NULL && _PyParcel_IsArray(home, exporter);
+    lent->of_array = exporter != NULL && _PyParcel_HasArrayMemory(home, exporter);
     lent->under = under != NULL ? share_lent(under) : NULL;
     _Py_atomic_add_ssize(&home->refs, 1);
     PyMutex_Lock(&home->mutex);
@@ -319,34 +321,107 @@ take_memory(_PyParcel_Lent *lent)
         Py_SET_SIZE(bytes, 0);
     }
     else if (PyBytes_CheckExact(obj)) {
-        lent->block = Py_NewRef(obj);       // it is one block
+        // It is one block, and will be freed as one, without anybody's DECREF.
+        lent->block = Py_NewRef(obj);
         lent->free_block = PyObject_Free;
+#ifdef Py_REF_DEBUG
+        _Py_DecRefTotal(_PyThreadState_GET());
+#endif
     }
     else {
         return 0;
     }
+    if (lent->block != NULL && _PyMemHeap_MustSayWhatGoes(1)) {
+        _PyMemHeap_Goes(lent->block);
+    }
     return 1;
 }
 
-/* No other thread of the interpreter runs any more, so nobody else releases anything
-   here; what receivers drop meanwhile comes back with nothing held. */
-void
-_PyParcel_LeaveLent(_PyParcel_Home *home)
+/* Counts one more, unless the last one is just letting go of it. */
+static int
+try_share_lent(_PyParcel_Lent *lent)
 {
-    _PyParcel_Lent *lent;
-    do {
-        Py_buffer held = {0};
+    Py_ssize_t refs = _Py_atomic_load_ssize(&lent->refs);
+    while (refs > 0) {
+        if (_Py_atomic_compare_exchange_ssize(&lent->refs, &refs, refs + 1)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Can it do without its buffer?  `first` has, for each exporter, the first lent that has
+   not got rid of it.  The home is locked. */
+static int
+can_let_go(_PyParcel_Lent *lent, _Py_hashtable_t *first)
+{
+    if (lent->held.obj == NULL) {
+        return 0;
+    }
+    if (lent->under != NULL || _Py_atomic_load_ssize(&lent->refs) == 0
+        || take_memory(lent))
+    {
+        return 1;
+    }
+    PyObject *exporter = find_exporter(lent->held.obj, 0);
+    _PyParcel_Lent *other = exporter == NULL ? NULL : _Py_hashtable_get(first, exporter);
+    if (other != NULL && try_share_lent(other)) {
+        lent->under = other;
+        return 1;
+    }
+    if (exporter != NULL && other == NULL) {
+        (void)_Py_hashtable_set(first, exporter, lent);     // no memory: it stays
+    }
+    return 0;
+}
+
+/* Releases the buffers that are not needed.  How many. */
+static Py_ssize_t
+let_go(_PyParcel_Home *home)
+{
+    Py_ssize_t n = 0, nheld = 0;
+    PyMutex_Lock(&home->mutex);
+    for (_PyParcel_Lent *lent = home->lent; lent != NULL; lent = lent->after) {
+        n++;
+    }
+    PyMutex_Unlock(&home->mutex);
+    if (n == 0) {
+        return 0;
+    }
+    Py_buffer *held = PyMem_RawMalloc(n * sizeof(*held));
+    _Py_hashtable_t *first = _Py_hashtable_new(_Py_hashtable_hash_ptr,
+                                               _Py_hashtable_compare_direct);
+    if (held != NULL && first != NULL) {
         PyMutex_Lock(&home->mutex);
-        for (lent = home->lent; lent != NULL; lent = lent->after) {
-            if (lent->held.obj != NULL && (lent->under != NULL || take_memory(lent))) {
-                held = lent->held;
+        for (_PyParcel_Lent *lent = home->lent; lent != NULL && nheld < n;
+             lent = lent->after)
+        {
+            if (can_let_go(lent, first)) {
+                held[nheld++] = lent->held;
                 lent->held.obj = NULL;
-                break;
             }
         }
         PyMutex_Unlock(&home->mutex);
-        PyBuffer_Release(&held);
-    } while (lent != NULL);
+    }
+    for (Py_ssize_t i = 0; i < nheld; i++) {
+        PyBuffer_Release(&held[i]);
+    }
+    PyMem_RawFree(held);
+    if (first != NULL) {
+        _Py_hashtable_destroy(first);
+    }
+    return nheld;
+}
+
+/* No other thread of the interpreter runs any more, so nobody else releases anything
+   here; what receivers drop meanwhile is returned to the home. */
+void
+_PyParcel_LeaveLent(_PyParcel_Home *home)
+{
+    // Several that share an exporter first come to share one of them, which is then
+    // the only one that has it.
+    while (let_go(home) > 0) {
+    }
 }
 
 void
@@ -397,6 +472,9 @@ _PyParcel_LentDrop(_PyParcel_Lent *lent)
         // nobody looks at it any more.
         unlist_lent(lent);
         PyMutex_Unlock(&home->mutex);
+        if (lent->holds) {
+            hold_statics(&lent->shown, -1);
+        }
         if (lent->block != NULL
             && (tstate != NULL || lent->free_block == _PyRWExt_FreeBlock))
         {
@@ -404,9 +482,6 @@ _PyParcel_LentDrop(_PyParcel_Lent *lent)
         }
         if (lent->under != NULL) {
             _PyParcel_LentDrop(lent->under);
-        }
-        if (lent->holds) {
-            hold_statics(&lent->shown, -1);
         }
         free_lent(lent);
         _PyParcel_DropHome(home);

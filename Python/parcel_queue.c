@@ -1554,8 +1554,8 @@ init_once(void *Py_UNUSED(arg))
     return 0;
 }
 
-/* Called by the interpreter when it runs its exit functions: its threads have
-   been joined, its objects are all still there. */
+/* Called when the interpreter is cleared: its threads have been joined, its modules are
+   gone, the last collection is still to come. */
 static void
 at_interpreter_exit(void *arg)
 {
@@ -1565,6 +1565,7 @@ at_interpreter_exit(void *arg)
         // are daemon threads, which end when they try to attach.
         _PyParcel_EndWaits(home->interpid);
         _PyParcel_Unbind(home->interpid);
+        _PyParcel_ReleaseReturned(home);
         _PyParcel_LeaveLent(home);
     }
     _PyParcel_ReleaseReturned(home);
@@ -1572,7 +1573,7 @@ at_interpreter_exit(void *arg)
     home->interp = NULL;
     PyMutex_Unlock(&home->mutex);
     _PyParcel_ReleaseReturned(home);
-    // _PyParcel_EndHomes() drops it.
+    _PyParcel_DropHome(home);
 }
 
 _PyParcel_Home *
@@ -1589,7 +1590,7 @@ _PyParcel_NewHome(void)
     home->interp = PyInterpreterState_Get();
     home->interpid = PyInterpreterState_GetID(home->interp);
     home->closing = home->interp->finalizing;
-    home->refs = 2;                 // the caller and the interpreter
+    home->refs = 2;                 // the caller and the exit function
     if (PyUnstable_AtExit(home->interp, at_interpreter_exit, home) < 0) {
         PyMem_RawFree(home);
         return NULL;
@@ -1599,31 +1600,6 @@ _PyParcel_NewHome(void)
     registry.homes = home;
     unlock(&registry.mutex);
     return home;
-}
-
-void
-_PyParcel_EndHomes(PyInterpreterState *interp)
-{
-    _PyParcel_Home *home;
-    do {
-        lock(&registry.mutex);
-        for (home = registry.homes; home != NULL; home = home->next) {
-            if (home->interpid == interp->id && !home->ended) {
-                home->ended = 1;
-                break;
-            }
-        }
-        unlock(&registry.mutex);
-        if (home != NULL) {
-            PyMutex_Lock(&home->mutex);
-            home->interp = NULL;        // in case that it came after the exit functions
-            PyMutex_Unlock(&home->mutex);
-            if (!_Py_IsMainInterpreter(interp)) {
-                _PyParcel_LeaveLent(home);
-            }
-            _PyParcel_DropHome(home);
-        }
-    } while (home != NULL);
 }
 
 void

@@ -54,9 +54,8 @@ struct _PyParcel_Home {
 
     /* Guarded by the list of all homes. */
     _PyParcel_Home *next;
-    int ended;                      // _PyParcel_EndHomes() has been here
 
-    /* Atomic.  One for the interpreter, one for the module, one for each handle object and one for
+    /* Atomic.  One for the module, one for each handle object and one for
        each buffer that is lent.  The memory outlives the interpreter. */
     Py_ssize_t refs;
 
@@ -103,10 +102,6 @@ extern void _PyParcel_DropHome(_PyParcel_Home *);
 
 /* Cross-interpreter data of the base has been made of the object. */
 extern void _PyParcel_NoteXIData(PyObject *obj);
-
-/* The interpreter ends, and its modules have been cleared: what it has lent and nobody
-   can see in it any more is left to the receivers. */
-extern void _PyParcel_EndHomes(PyInterpreterState *interp);
 
 /* The interpreter has ended: keep what it has lent of its memory. */
 extern void _PyParcel_KeepAllLent(int64_t interpid,

@@ -266,7 +266,9 @@ extern int _PyParcel_ArrayIsExported(PyObject *);
 /* With `move` it stays where it is until Steal, which can't fail. */
 extern _PyParcel_Array *_PyParcel_TakeArray(PyObject *, int move);
 extern void _PyParcel_StealArray(_PyParcel_Array *);
-/* Takes its memory out of an array: a block of PyMem_Malloc(), or NULL. */
+/* Is it an array.array, of whatever kind?  Then its memory can be taken out of it: a block
+   of PyMem_Malloc(), or NULL. */
+extern int _PyParcel_HasArrayMemory(_PyParcel_Home *, PyObject *);
 extern void *_PyParcel_EmptyArray(PyObject *);
 extern const void *_PyParcel_ArrayMemory(const _PyParcel_Array *);
 extern size_t _PyParcel_ArraySize(const _PyParcel_Array *);      // in bytes
@@ -333,7 +335,8 @@ extern _PyParcel_Lent *_PyParcel_CopyBuffer(const Py_buffer *);
 /* The interpreter has ended: keep what is lent. */
 extern void _PyParcel_KeepLent(_PyParcel_Home *, struct _PyMemHeap_Remains *);
 extern void _PyParcel_HoldLent(_PyParcel_Home *);
-/* The interpreter ends: release what it has lent on, and what need not be an object of it. */
+/* The interpreter ends: release what it has lent on, and leave to the receivers what
+   nobody can see in it any more. */
 extern void _PyParcel_LeaveLent(_PyParcel_Home *);
 /* Is there one reference only? */
 extern int _PyParcel_LentIsSingle(_PyParcel_Lent *);

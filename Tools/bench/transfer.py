@@ -14,34 +14,47 @@ way to somewhere else, until the receiver says that the object is there:
   move there  to another interpreter, moved
   pipe        to another process, over a multiprocessing.Pipe
 
-All in one process, in turns.  Making the objects and freeing them is not measured: before
+and, if there is a stock Python with the same flags (make stock), what its users have:
+
+  stock pickle, stock pipe    the same as pickle and pipe, by that Python
+
+All but these in one process, all in turns.  Making the objects and freeing them is not measured: before
 each way, small objects are made and dropped, so that the heap has taken back what the
 other interpreter has freed.  What arrives is compared with what was sent.
 
 Usage:
 
-  transfer.py [--only NAME ...] [--rounds N] [--smoke] [--json FILE]
+  transfer.py [--only NAME ...] [--rounds N] [--smoke] [--json FILE] [--stock PYTHON]
 
 How to read the table.  The columns of times are medians over the rounds; `+-` is
 the interquartile range in percent of it, the largest of the row.  The columns with
 a `/` are ratios of medians: pickle/copy = 4.0 means that to copy takes a quarter of
-the time of pickle.  The baselines are pickle and pipe.  For "10,000 dicts"
-the goals are: pickle/copy 4, pickle/move 12, pipe/copy 8, pipe/move 25.
+the time of pickle.  The baselines are pickle and pipe, in the second table those of
+stock.  For "10,000 dicts" the goals are: pickle/copy 4, pickle/move 12, pipe/copy 8,
+pipe/move 25.
 """
 
 import array
 import collections
 import itertools
 import json
+import os
 import pickle
 import random
+import subprocess
+import sys
 import time
 
 from benchlib import (
     Interpreter, Process, Tree, check_sum, ensure, in_turns, median, parse_args,
     print_table, show, spread, write_json)
-import interpreters
-from interpreters import move
+from runner import BASELINES, TOP, clean_environment
+
+try:
+    import interpreters
+    from interpreters import move
+except ImportError:
+    pass            # stock: serve_stock()
 
 
 def make_dicts(n):
@@ -98,15 +111,33 @@ def settled(way):
     return settle
 
 
-class Case:
+class Baselines:
 
-    def __init__(self, make, size, interpreter, process):
+    def __init__(self, make, size, process):
         self.make = lambda: make(size)
         self.obj = self.make()
         self.sum = check_sum(self.obj)
+        self.process = process
+
+    def pickle(self):
+        obj = self.obj
+        start = time.perf_counter()
+        got = pickle.loads(pickle.dumps(obj, 5))
+        seconds = time.perf_counter() - start
+        ensure(check_sum(got) == self.sum, 'pickle')
+        return seconds
+
+    def pipe(self):
+        return self.process.time(self.obj, self.sum)
+
+
+class Case(Baselines):
+
+    def __init__(self, make, size, interpreter, process, stock):
+        super().__init__(make, size, process)
         self.queue = interpreters.create_queue()
         self.interpreter = interpreter
-        self.process = process
+        self.stock = stock
 
     def copy(self):
         obj, queue = self.obj, self.queue
@@ -127,55 +158,110 @@ class Case:
                and check_sum(got) == self.sum, 'move')
         return seconds
 
-    def pickle(self):
-        obj = self.obj
-        start = time.perf_counter()
-        got = pickle.loads(pickle.dumps(obj, 5))
-        seconds = time.perf_counter() - start
-        ensure(check_sum(got) == self.sum, 'pickle')
-        return seconds
-
     def copy_there(self):
         return self.interpreter.time(self.obj, self.sum)
 
     def move_there(self):
         return self.interpreter.time(self.make(), self.sum, move)
 
-    def pipe(self):
-        return self.process.time(self.obj, self.sum)
-
     def ways(self):
         ways = {'copy': self.copy, 'move': self.move, 'pickle': self.pickle,
                 'copy there': self.copy_there, 'move there': self.move_there,
                 'pipe': self.pipe}
-        return {name: settled(way) for name, way in ways.items()}
+        ways = {name: settled(way) for name, way in ways.items()}
+        return ways if self.stock is None else {**ways, **self.stock.ways()}
 
 
-def row(name, times):
-    m = {way: median(values) for way, values in times.items()}
-    return (name, *(show(m[way]) for way in m),
-            f'{max(map(spread, times.values())):.0f}%',
-            *(f'{m[base] / m[way]:.1f}' for base, way in RATIOS))
+# --- Stock -------------------------------------------------------------------
 
+class Stock:
+    """Another Python, and what it measures: its own ways."""
+
+    def __init__(self, python):
+        self.child = subprocess.Popen(
+            [python, os.path.abspath(__file__), '--serve'], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, env=clean_environment())
+
+    def ask(self, *words):
+        self.child.stdin.write(json.dumps(words) + '\n')
+        self.child.stdin.flush()
+        answer = self.child.stdout.readline()
+        ensure(answer, f'stock, {" ".join(map(str, words))}')
+        return json.loads(answer)
+
+    def take(self, name, size):
+        self.ask('take', name, size)
+
+    def ways(self):
+        return {f'stock {way}': lambda way=way: self.ask(way) for way in ('pickle', 'pipe')}
+
+    def close(self):
+        self.child.stdin.close()
+        self.child.wait()
+
+
+def serve_stock():
+    """Answer Stock.ask() with a time, or with null."""
+    ways = {}
+    with Process() as process:
+        for line in sys.stdin:
+            word, *rest = json.loads(line)
+            if word == 'take':
+                name, size = rest
+                case = Baselines(CASES[name][0], size, process)
+                ways = {'pickle': settled(case.pickle), 'pipe': settled(case.pipe)}
+                answer = None
+            else:
+                answer = ways[word]()
+            print(json.dumps(answer), flush=True)
+
+
+# --- Tables ------------------------------------------------------------------
 
 RATIOS = (('pickle', 'copy'), ('pickle', 'move'), ('pipe', 'copy there'),
           ('pipe', 'move there'))
 
 
+def head(ways, prefix=''):
+    return ('', *ways, '+-', *(f'{prefix}{a}/{b}' for a, b in RATIOS))
+
+
+def row(name, times, ways, prefix=''):
+    m = {way: median(values) for way, values in times.items()}
+    return (name, *(show(m[way]) for way in ways),
+            f'{max(spread(times[way]) for way in ways):.0f}%',
+            *(f'{m[prefix + base] / m[way]:.1f}' for base, way in RATIOS))
+
+
 def main():
+    if sys.argv[1:] == ['--serve']:     # see Stock
+        return serve_stock()
     def add(parser):
         parser.add_argument('--only', nargs='+', choices=CASES, metavar='NAME',
                             help=f'some of: {", ".join(CASES)}')
+        parser.add_argument('--stock', metavar='PYTHON', default=TOP / BASELINES['stock'],
+                            help=f'default: {BASELINES["stock"]}')
     args = parse_args(__doc__, 7, add)
-    data, rows = {}, []
+    stock = Stock(args.stock) if os.path.exists(args.stock) else None
+    if stock is None:
+        print('without a baseline: stock; next: make stock')
+    data = {}
     with Interpreter() as interpreter, Process() as process:
         for name in args.only or CASES:
             make, size, small = CASES[name]
-            case = Case(make, small if args.smoke else size, interpreter, process)
+            size = small if args.smoke else size
+            if stock is not None:
+                stock.take(name, size)
+            case = Case(make, size, interpreter, process, stock)
             data[name] = in_turns(case.ways(), args.rounds, name)
-            rows.append(row(name, data[name]))
-    head = ('', *data[name], '+-', *(f'{a}/{b}' for a, b in RATIOS))
-    print_table(head, rows)
+    ways = [way for way in data[name] if not way.startswith('stock ')]
+    print_table(head(ways), [row(name, times, ways) for name, times in data.items()])
+    if stock is not None:
+        stock.close()
+        ways = [way for way in data[name] if way.startswith('stock ')]
+        print()
+        print_table(head(ways, 'stock '), [row(name, times, ways, 'stock ')
+                                           for name, times in data.items()])
     write_json(args, data)
 
 
