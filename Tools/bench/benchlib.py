@@ -45,14 +45,14 @@ def parse_args(doc, rounds, add=None):
     return args
 
 
-def write_json(args, data):
-    """data: {what: {way: [seconds]}}."""
+def write_json(args, data, stock=None):
+    """data: {what: {way: [seconds]}}; stock: as write_own()'s."""
     import runner       # which imports this module
     script = sys.argv[0]
     panel = runner.Panel(runner.question_of(script), '')
     runner.write_own(args.json, script, [
         (panel, what, way, [times]) for what, ways in data.items()
-        for way, times in ways.items()])
+        for way, times in ways.items()], stock)
 
 
 def median(times):

@@ -52,7 +52,8 @@ SCRIPTS = {
 def options(name, args):
     words = SCRIPTS[name]
     if words is not COMPARING:
-        return words[list(ROUNDS).index(args.effort)]
+        words = words[list(ROUNDS).index(args.effort)]
+        return [*words, '--stock', args.stock] if name == 'transfer' and args.stock else words
     return [*([f'--{args.effort}'] if args.effort != 'quick' else []),
             *(word for build in BASELINES if getattr(args, build)
               for word in (f'--{build}', getattr(args, build)))]

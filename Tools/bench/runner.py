@@ -204,11 +204,15 @@ def write(path, script, benchmarks, builds, seconds):
         path.write_text(text + '\n', encoding='utf-8')
 
 
-def write_own(path, script, figures):
-    """For a script that measures in its own manner; figures: [(panel, x, way, runs)]."""
+def write_own(path, script, figures, stock=None):
+    """For a script that measures in its own manner; figures: [(panel, x, way, runs)].
+    With `stock`, ways whose names begin with that word were measured by that Python."""
     if path:
-        write(path, script, [benchmark(*figure, build='this') for figure in figures],
-              {'this': (sys.executable, ask(sys.executable))}, time.process_time())
+        builds = {'this': sys.executable, **({'stock': stock} if stock else {})}
+        write(path, script,
+              [benchmark(panel, x, way, runs, 'stock' if way.startswith('stock ') else 'this')
+               for panel, x, way, runs in figures],
+              {name: (python, ask(python)) for name, python in builds.items()}, time.process_time())
 
 
 def command_of(script):

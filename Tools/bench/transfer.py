@@ -262,7 +262,7 @@ def main():
         print()
         print_table(head(ways, 'stock '), [row(name, times, ways, 'stock ')
                                            for name, times in data.items()])
-    write_json(args, data)
+    write_json(args, data, stock and args.stock)
 
 
 if __name__ == '__main__':
