@@ -9,11 +9,12 @@ import mmap
 import os
 import pickle
 import sys
+import threading
 import unittest
 import weakref
 from pickle import PickleBuffer
 from test import support
-from test.support import import_helper
+from test.support import import_helper, threading_helper
 
 _testparcel = import_helper.import_module('_testparcel')
 interpreters = import_helper.import_module('interpreters')
@@ -639,6 +640,27 @@ class LifeTests(BufferTestCase):
                     pairs.pop(0)
                 del other
                 self.check_heaps()
+
+    def test_closed_while_views_go(self):
+        # Two receivers drop what the lender is just leaving to them.
+        for _ in range(10):
+            interp = interpreters.create()
+            interp.prepare_main(there=self.there, back=self.back)
+            interp.exec(SETUP)
+            interp.exec('import array\n'
+                        'for make in bytearray, lambda data: array.array("B", data), bytes:\n'
+                        '    data = make(bytearray(pattern()))\n'
+                        '    view = memoryview(data)\n'
+                        '    for part in view, view, view[1:]: there.put(part); back.put(part)\n'
+                        'del make, data, view, part')
+            views = [self.back.get(timeout=10) for _ in range(9)]
+            self.interp.exec('views = [there.get(timeout=10) for _ in range(9)]')
+            threads = [threading.Thread(target=func, args=args) for func, args in (
+                (interp.close, ()), (self.interp.exec, ('while views: views.pop()[-1]',)))]
+            with threading_helper.start_threads(threads):
+                while views:
+                    views.pop()[-1]
+            self.assertEqual(interpreters.list_all().count(interp), 0)
 
     def test_shown_on_by_a_closed_interpreter(self):
         for name in 'bytearray', 'table', 'bytes':
