@@ -18,7 +18,6 @@ random, since what the compiler makes of a program changes with every count: the
 sources are to give the same build, whose figures can be had again.
 """
 import argparse
-import array
 import asyncio
 import base64
 import binascii
@@ -40,7 +39,6 @@ import json
 import logging
 import operator
 import os
-import pathlib
 import pickle
 import queue
 import random
@@ -776,10 +774,6 @@ def strings():
 
 
 EVEN = bytes(byte & 0xFE for byte in range(256))
-# As it comes by mail: in lines, and with what does not belong to the alphabet in between.
-MAILED = bytearray(base64.encodebytes(TEXT.encode()[:2000]))
-for _ in range(150):
-    MAILED.insert(random.randrange(len(MAILED)), random.choice(b"\n\r !-"))
 
 
 @lesson(1_300)
@@ -799,7 +793,6 @@ def binary():
                                (base64.b16encode, base64.b16decode), (base64.b85encode, base64.b85decode),
                                (binascii.hexlify, binascii.unhexlify), (zlib.compress, zlib.decompress)):
             assert decode(encode(part)) == part
-    assert base64.b64decode(MAILED) == data[:2000]
     return (total, hashlib.sha256(data).hexdigest(), zlib.crc32(data), data.split(b" "), data.find(b"zz"),
             data.replace(b"a", b"bb"), bytes(buffer), data.hex(), (12345).to_bytes(4, "little"), data.translate(None),
             # It can't be foretold which bytes change.
@@ -937,57 +930,6 @@ def threads():
     return sums, back.qsize()
 
 
-def records(n):
-    return [{"id": 1000 + i, "name": f"{WORDS[i % 400]} {i}", "tags": [f"a{i}", f"b{i}", "c"], "weight": i / 7,
-             "open": i % 2 == 0, "note": None} for i in range(n)]
-
-
-def deep(n):
-    chain = []
-    for i in range(n):
-        chain = [i * 1000, chain]
-    return chain
-
-
-# What goes between interpreters by the thousand.
-GRAPHS = (
-    lambda: records(400),
-    lambda: json.loads(json.dumps(DOCUMENT)),
-    lambda: [Order(i * 1000, f"{i}", [Pair(i * 1000, i / 3)]) for i in range(300)],
-    lambda: [Shape(i * 1000, i / 3) for i in range(300)],
-    lambda: [Point(i * 1000, i / 3) for i in range(300)],
-    lambda: {f"key {i}": i / 7 for i in range(1500)},
-    lambda: [(i * 1000, f"{i}", i / 3) for i in range(600)],
-    lambda: list(range(1000, 4000)),
-    lambda: [random.random() for _ in range(2000)],
-    lambda: [word + FOREIGN[:i % 9] for i, word in enumerate(WORDS)],
-    lambda: [{f"{i}", i * 1000} for i in range(300)] + [frozenset((f"{i}", i * 1000)) for i in range(300)],
-    lambda: {i * 1000: bytes(str(i), "ascii") for i in range(800)},
-    lambda: [array.array("d", FRACTIONS), bytearray(3000), collections.deque(NUMBERS), collections.Counter(WORDS),
-             datetime.date(2026, 11, 29), decimal.Decimal("2.5"), pathlib.Path("a/b")] * 3,
-    lambda: deep(400),
-)
-
-
-def graphs():
-    """Both ends of a queue: what the objects cost, and not the waiting."""
-    import interpreters
-    here = interpreters.create_queue()
-    for make in GRAPHS:
-        obj = make()
-        for _ in range(2):
-            here.put(obj)
-            here.get()
-        here.put([obj, obj, list(obj)])
-        here.get()
-        # What nobody else refers to moves, whether asked to or not.
-        for _ in range(2):
-            here.put(interpreters.move(obj))
-            obj = here.get()
-        here.put(make())
-        here.get()
-
-
 def echo(requests, answers):
     while (item := requests.get()) is not None:
         answers.put(item)
@@ -1048,7 +990,7 @@ def main():
         os.environ["PYTHONHASHSEED"] = HASH_SEED
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     if options.hand_overs:
-        teach([(hand_overs, 60), (graphs, 700)], options.share)
+        teach([(hand_overs, 15)], options.share)
         return 0
     teach(LESSONS, options.share)
     # An extension module that counts can't be copied for another interpreter.
