@@ -179,9 +179,9 @@ _PyParcel_KeepLent(_PyParcel_Home *home, _PyMemHeap_Remains *remains)
 {
     PyMutex_Lock(&home->mutex);
     for (_PyParcel_Lent *lent = home->lent; lent != NULL; lent = lent->after) {
-        // The exporter is not asked again, but its memory is in use.
+        // The exporter is not asked again, but its memory is in use.  What has been taken
+        // out of one is not the interpreter's any more: see take_memory().
         const Py_buffer *shown = &lent->shown;
-        _PyMemHeap_KeepBlock(remains, lent->block);
         _PyMemHeap_KeepBlock(remains, shown->buf);
         if (shown->suboffsets != NULL) {
             // There are pointers in the memory, and perhaps behind them.
@@ -475,9 +475,7 @@ _PyParcel_LentDrop(_PyParcel_Lent *lent)
         if (lent->holds) {
             hold_statics(&lent->shown, -1);
         }
-        if (lent->block != NULL
-            && (tstate != NULL || lent->free_block == _PyRWExt_FreeBlock))
-        {
+        if (lent->block != NULL) {
             lent->free_block(lent->block);
         }
         if (lent->under != NULL) {

@@ -172,9 +172,9 @@ extern int64_t _PyParcel_Interp(_PyParcel *);       // id of the sender
 extern size_t _PyParcel_Size(_PyParcel *);          // bytes of memory
 
 extern const Py_buffer *_PyParcel_LentBuffer(_PyParcel_Lent *);
-/* The last one gives the buffer back to the interpreter that lent it, or
-   leaves it be if that is gone: then its memory stays valid for ever.  What is
-   nobody's is freed. */
+/* The last one gives the buffer back to the interpreter that lent it.  If that is gone,
+   the memory is freed if it is known how, else it stays valid for ever.  Needs a thread
+   state. */
 extern void _PyParcel_LentDrop(_PyParcel_Lent *);
 
 /* Release what came back to this interpreter. */
