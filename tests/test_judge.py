@@ -61,6 +61,17 @@ def test_stock_passes_so_it_is_red(suite):
     assert any("test_two" in line for line in part.red) and any("SIGSEGV" in line for line in part.red)
 
 
+def test_what_a_file_printed_is_shown(suite):
+    """Who reads what CI printed has no log."""
+    altered = ("[1/2/1] test_a failed (env changed)\ntest_x (test.test_a.X.test_x) ... Warning -- Unraisable exception\n"
+               "MemoryError\nok\n[2/2/1] test_crash passed\nother\nTotal tests: run=10\n")
+    part, _ = suite({"suite": altered, "alone-test_a": altered, "stock-test_a": A_PASSES})
+    red, = part.red
+    assert red.splitlines() == [
+        "test_a: (failed (env changed)) passes on stock",
+        "    test_x (test.test_a.X.test_x) ... Warning -- Unraisable exception", "    MemoryError", "    ok"]
+
+
 def test_stock_fails_too(suite):
     part, _ = suite({"suite": SUITE, "alone-test_a": A_FAILS_LESS, "stock-test_a": A_FAILS,
                      "alone-test_crash": CRASHES, "stock-test_crash": CRASHES})

@@ -744,6 +744,7 @@ class OpeningTests(BufferTestCase):
 @support.cpython_only
 class MemoryTests(BufferTestCase):
 
+    @support.disable_gc()       # it would fail, too, and says so as unraisable
     def attempts(self, call, after=lambda: None):
         _testcapi = import_helper.import_module('_testcapi')
         for n in range(1, 10_000):

@@ -32,6 +32,8 @@ TOP = build.TOP
 LOGS = build.BUILD / "test"
 # Seconds for one test file; the longest takes two minutes on an idle machine.
 FILE_TIMEOUT = 600
+# Lines shown of what a file printed that ended badly without a failing case.
+SHOWN_OUTPUT = 30
 # Seconds for all of tests/; each test there bounds its own commands.
 PYTEST_TIMEOUT = 1500
 
@@ -54,9 +56,9 @@ class Part:
     red: list = dataclasses.field(default_factory=list)
     notes: list = dataclasses.field(default_factory=list)
 
-    def fail(self, text):
+    def fail(self, text, output=()):
         self.failed += 1
-        self.red.append(text)
+        self.red.append("\n".join((text, *("    " + line for line in output))))
 
 
 # --- Our tests --------------------------------------------------------------
@@ -119,10 +121,11 @@ def run_own():
     run = regrtest(build.Tree(), "own", names, jobs())
     totals(part, run)
     for name in sorted(run.bad):
-        cases = run.cases.get(name) or {f"({run.bad[name]})"}
-        for case in sorted(cases):
+        for case in sorted(run.cases.get(name, ())):
             take_off(part, case)
             part.fail(f"{name}: {case}")
+        if not run.cases.get(name):
+            part.fail(f"{name}: ({run.bad[name]})", printed_by(run.text, name))
     part.seconds = time.monotonic() - began
     return part
 
@@ -215,6 +218,20 @@ def totals(part, run):
     part.skipped += skipped
 
 
+def printed_by(text, name):
+    """Lines that follow a file's line of progress, from regrtest's first warning on:
+    they say what was altered, or where it crashed.  Who reads CI has no log."""
+    lines, found = text.splitlines(), []
+    for number, line in enumerate(lines):
+        match = FINISHED.search(line)
+        if match and match[1] == name:
+            rest = lines[number + 1:]
+            end = next((n for n, line in enumerate(rest) if FINISHED.search(line)), len(rest))
+            found = rest[:end]
+    first = next((n for n, line in enumerate(found) if "Warning -- " in line), max(0, len(found) - SHOWN_OUTPUT))
+    return found[first:first + SHOWN_OUTPUT]
+
+
 def take_off(part, case):
     # What stands in brackets only is a file that ended badly, no case that was counted.
     if not case.startswith("("):
@@ -249,7 +266,8 @@ def run_suite(only=None):
         return part
     stock_ready = False
     for name in sorted(run.bad):
-        alone = outcome(regrtest(tree, f"alone-{name}", [name], 1), name)
+        tested = regrtest(tree, f"alone-{name}", [name], 1)
+        alone = outcome(tested, name)
         if not alone:
             part.notes.append(f"{name}: {run.bad[name]} among others, passes alone")
             continue
@@ -267,7 +285,8 @@ def run_suite(only=None):
                 part.notes.append(f"{name}: {case} expected: "
                                   f"{expected.get((name, case)) or expected[name, '']}")
             else:
-                part.fail(f"{name}: {case} passes on stock")
+                part.fail(f"{name}: {case} passes on stock",
+                          printed_by(tested.text, name) if case.startswith("(") else ())
     part.seconds = time.monotonic() - began
     return part
 
