@@ -20,12 +20,104 @@ go_on_from(packer *p, PyObject **from, PyObject **to, Py_ssize_t i, Py_ssize_t n
     return 1;
 }
 
-/* Items are done here as long as they refer to nothing, which is often to the end. */
+/* A list or tuple that is copied item by item: the empty tuple is everybody's. */
 static inline int
-enter_in_place(packer *p, PyObject **items, Py_ssize_t n, int shift, int owned)
+is_sequence(PyObject *obj)
 {
-    Py_ssize_t i = skip_staying(p, items, 0, n, shift);
-    return i == n ? 0 : go_on_from(p, items, items, i, n, shift, owned);
+    return PyList_CheckExact(obj) || (PyTuple_CheckExact(obj) && Py_SIZE(obj) > 0);
+}
+
+static inline PyObject **
+items_of(PyObject *sequence)
+{
+    return (PyList_CheckExact(sequence) ? ((PyListObject *)sequence)->ob_item
+            : ((PyTupleObject *)sequence)->ob_item);
+}
+
+// Dicts in dicts that need no frame of their own.
+#define MAX_NESTED 3
+
+static int enter_owned_dict(packer *p, PyDictObject *dict, int owned, int nested);
+static int enter_copied_dict(packer *p, PyDictObject *dict, PyObject **slot, int nested);
+
+/* Items are done here as long as they refer to nothing, which is often to the end, and so
+   are lists and tuples of such items, and dicts of them, one in another, `nested` times.
+   The first item that is not gets a frame, and what is left of its container gets another:
+   the walk goes on with either, so their order does not matter. */
+static inline int
+enter_in_place(packer *p, PyObject **items, Py_ssize_t n, int shift, int owned, int nested)
+{
+    Py_ssize_t i = 0;
+    while ((i = skip_staying(p, items, i, n, shift)) < n) {
+        PyObject *obj = items[i << shift];
+        int res = 2;
+        if (Py_REFCNT(obj) == 1 && is_sequence(obj)) {
+            PyObject **inner = items_of(obj);
+            Py_ssize_t ninner = Py_SIZE(obj);
+            Py_ssize_t j = skip_staying(p, inner, 0, ninner, 0);
+            res = j == ninner ? 0 : go_on_from(p, inner, inner, j, ninner, 0, owned);
+        }
+        else if (Py_REFCNT(obj) == 1 && nested > 0 && PyDict_CheckExact(obj)) {
+            res = enter_owned_dict(p, (PyDictObject *)obj, owned, nested - 1);
+        }
+        if (res < 0) {
+            return -1;
+        }
+        if (res < 2) {
+            link_moved(p, obj);
+            i++;
+        }
+        if (res > 0) {
+            return go_on_from(p, items, items, i, n, shift, owned);
+        }
+    }
+    return 0;
+}
+
+/* A copy of a list or tuple that nothing else refers to, and of its items.  If that fails,
+   *slot is its container's to release.  As _PyPacker_EnterItems(). */
+static inline int
+enter_copied_sequence(packer *p, PyObject *obj, PyObject **slot)
+{
+    Py_ssize_t n = Py_SIZE(obj);
+    PyObject *copy = PyList_CheckExact(obj) ? PyList_New(n) : PyTuple_New(n);
+    if (copy == NULL) {
+        return -1;
+    }
+    link_plain(p, copy);
+    *slot = copy;
+    PyObject **from = items_of(obj), **to = items_of(copy);
+    Py_ssize_t i = copy_items(p, from, to, 0, n, 0);
+    return (i < 0 ? -1 : i == n ? 0 : go_on_from(p, from, to, i, n, 0, NOT_OWNED));
+}
+
+/* As enter_in_place(), for copies. */
+static int
+enter_copies(packer *p, PyObject **from, PyObject **to, Py_ssize_t n, int shift, int nested)
+{
+    Py_ssize_t i = 0;
+    while ((i = copy_items(p, from, to, i, n, shift)) != n) {
+        if (i < 0) {
+            return -1;
+        }
+        PyObject *obj = from[i << shift];
+        PyObject **slot = &to[i << shift];
+        int res = 2;
+        if (Py_REFCNT(obj) == 1 && is_sequence(obj)) {
+            res = enter_copied_sequence(p, obj, slot);
+        }
+        else if (Py_REFCNT(obj) == 1 && nested > 0 && PyDict_CheckExact(obj)) {
+            res = enter_copied_dict(p, (PyDictObject *)obj, slot, nested - 1);
+        }
+        if (res < 0) {
+            return -1;
+        }
+        i += (res < 2);
+        if (res > 0) {
+            return go_on_from(p, from, to, i, n, shift, NOT_OWNED);
+        }
+    }
+    return 0;
 }
 
 int
@@ -34,7 +126,7 @@ _PyPacker_EnterItems(packer *p, PyObject **from, PyObject **to, Py_ssize_t n, in
 {
     if (owned) {
         assert(from == to);
-        return enter_in_place(p, from, n, shift, owned);
+        return enter_in_place(p, from, n, shift, owned, 0);
     }
     Py_ssize_t i = p->dup == NULL ? copy_items(p, from, to, 0, n, shift) : 0;
     if (i < 0) {
@@ -254,7 +346,7 @@ leave_keys(packer *p, PyDictKeysObject *keys)
 /* One that may be like many others: its keys are done at once, and then it is an array
    of values.  2: it is not. */
 static int
-enter_owned_dict(packer *p, PyDictObject *dict, int owned)
+enter_owned_dict(packer *p, PyDictObject *dict, int owned, int nested)
 {
     PyDictKeysObject *keys = dict->ma_keys;
     Py_ssize_t n = keys->dk_nentries;
@@ -269,12 +361,13 @@ enter_owned_dict(packer *p, PyDictObject *dict, int owned)
     if (_PyPacker_SettleKeys(p, entries, n, owned) < 0) {
         return -1;
     }
-    return enter_in_place(p, &entries->me_value, n, 1, owned);
+    return enter_in_place(p, &entries->me_value, n, 1, owned, nested);
 }
 
-/* The same for a copy.  If that fails, it is the caller's to release. */
+/* A copy of such a dict, with its keys; the n values are to be done.  If it fails, the copy
+   is the caller's to release.  2: it is not such a dict. */
 static int
-enter_copied_dict(packer *p, PyDictObject *dict, PyObject **copy)
+clone_dict(packer *p, PyDictObject *dict, PyObject **copy)
 {
     PyDictKeysObject *keys = dict->ma_keys;
     Py_ssize_t n = keys->dk_nentries;
@@ -297,10 +390,31 @@ enter_copied_dict(packer *p, PyDictObject *dict, PyObject **copy)
     clone->dk_nentries = n;
     PyDictUnicodeEntry *from = DK_UNICODE_ENTRIES(keys);
     PyDictUnicodeEntry *to = DK_UNICODE_ENTRIES(clone);
-    if (_PyPacker_CopyKeys(p, from, to, n) < 0) {
-        return -1;
+    return _PyPacker_CopyKeys(p, from, to, n);
+}
+
+/* Where the value of the first entry is. */
+static inline PyObject **
+values_of(PyObject *dict)
+{
+    return &DK_UNICODE_ENTRIES(((PyDictObject *)dict)->ma_keys)->me_value;
+}
+
+/* A copy of one that nothing else refers to.  As enter_copied_sequence(), or 2: it is not
+   such a dict. */
+static int
+enter_copied_dict(packer *p, PyDictObject *dict, PyObject **slot, int nested)
+{
+    PyObject *copy = NULL;
+    int res = clone_dict(p, dict, &copy);
+    if (res != 0) {
+        Py_XDECREF(copy);
+        return res;
     }
-    return _PyPacker_EnterItems(p, &from->me_value, &to->me_value, n, 1, NOT_OWNED);
+    link_plain(p, copy);
+    *slot = copy;
+    return enter_copies(p, values_of((PyObject *)dict), values_of(copy), dict->ma_used, 1,
+                        nested);
 }
 
 int
@@ -319,14 +433,18 @@ _PyPacker_TakeDict(packer *p, PyObject *obj, int owned, PyObject **copy)
     int res = 2;
     if (owned) {
         *copy = Py_NewRef(obj);
-        res = enter_owned_dict(p, dict, owned);
+        res = enter_owned_dict(p, dict, owned, 0);
     }
     else if (dict->ma_used == 0) {
         *copy = PyDict_New();
         return *copy != NULL ? 0 : -1;
     }
     else if (p->dup == NULL) {
-        res = enter_copied_dict(p, dict, copy);
+        res = clone_dict(p, dict, copy);
+        if (res == 0) {
+            res = _PyPacker_EnterItems(p, values_of(obj), values_of(*copy), dict->ma_used,
+                                       1, NOT_OWNED);
+        }
     }
     if (res < 0) {
         Py_CLEAR(*copy);
@@ -385,15 +503,10 @@ _PyPacker_EnterOwned(packer *p, PyObject *obj, int owned)
     assert(Py_REFCNT(obj) == 1 && owned);
     int res;
     if (PyDict_CheckExact(obj)) {
-        res = enter_owned_dict(p, (PyDictObject *)obj, owned);
+        res = enter_owned_dict(p, (PyDictObject *)obj, owned, MAX_NESTED);
     }
-    else if (PyList_CheckExact(obj)) {
-        PyObject **items = ((PyListObject *)obj)->ob_item;
-        res = enter_in_place(p, items, PyList_GET_SIZE(obj), 0, owned);
-    }
-    else if (PyTuple_CheckExact(obj)) {
-        PyObject **items = ((PyTupleObject *)obj)->ob_item;
-        res = enter_in_place(p, items, PyTuple_GET_SIZE(obj), 0, owned);
+    else if (is_sequence(obj)) {
+        res = enter_in_place(p, items_of(obj), Py_SIZE(obj), 0, owned, 0);
     }
     else {
         return _PyPacker_EnterMember(p, obj, owned, NULL);
@@ -407,28 +520,13 @@ _PyPacker_EnterOwned(packer *p, PyObject *obj, int owned)
 int
 _PyPacker_EnterCopied(packer *p, PyObject *obj, PyObject **slot)
 {
-    PyObject *copy = NULL;
-    int res;
     if (PyDict_CheckExact(obj)) {
-        res = enter_copied_dict(p, (PyDictObject *)obj, &copy);
+        return enter_copied_dict(p, (PyDictObject *)obj, slot, MAX_NESTED);
     }
-    else if (PyList_CheckExact(obj)) {
-        res = _PyPacker_TakeList(p, obj, NOT_OWNED, &copy);
+    if (is_sequence(obj)) {
+        return enter_copied_sequence(p, obj, slot);
     }
-    else if (PyTuple_CheckExact(obj) && PyTuple_GET_SIZE(obj) > 0) {
-        res = _PyPacker_TakeTuple(p, obj, NOT_OWNED, &copy);
-    }
-    else {
-        return _PyPacker_EnterMember(p, obj, NOT_OWNED, slot);
-    }
-    if (res == 0 || res == 1) {
-        link_plain(p, copy);
-        *slot = copy;
-    }
-    else {
-        Py_XDECREF(copy);
-    }
-    return res;
+    return _PyPacker_EnterMember(p, obj, NOT_OWNED, slot);
 }
 
 int

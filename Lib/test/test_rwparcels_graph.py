@@ -140,6 +140,15 @@ def make_dict_with_holes():
     return d
 
 
+def make_row(i):
+    """A dict with containers that are done with it, and such as are not."""
+    return {'first': 1000 + i, 'leaf': [f'a{i}', f'b{i}'], 'pair': (i / 7, f'c{i}'),
+            'empty': [[], (), {}, [()]], 'nested': [f'd{i}', [f'e{i}', {f'f{i}'}], i / 3],
+            'dict': {'a': {'b': {'c': {'d': [f'g{i}', 2000 + i]}, 'last': f'h{i}'},
+                           'list': [[f'i{i}'], f'j{i}']}, 'end': 3000 + i},
+            'last': f'k{i}'}
+
+
 def make_split_dict():
     node = Node('x')
     node.a = [1]
@@ -281,6 +290,7 @@ MAKERS = {
     'instance without attributes': lambda: Leaf(),
     'instance with a hole': make_instance_with_holes,
     'split-table dict': make_split_dict,
+    'dicts in dicts': lambda: [make_row(i) for i in range(3)],
     'instance with slots': make_slotted,
     'instance with slots and dict': make_both,
     'SimpleNamespace': lambda: types.SimpleNamespace(a=[1], b='c'),
@@ -2023,6 +2033,7 @@ class FailureTests(GraphTestCase):
     GRAPHS = {
         'plain': lambda: {'a': [1, 2.5, 'text' * 5, (b'x' * 50, {10**30})],
                           'b': bytearray(b'y' * 1000)},
+        'rows': lambda: [make_row(i) for i in range(3)],
         'instances': lambda: [make_attributes(Node, 'n'), Record('r', [1]),
                               make_slotted(), make_both()],
         'reduced': lambda: [Stateful([1]), decimal.Decimal('1.5'), make_reduced(),
@@ -2114,6 +2125,30 @@ class FailureTests(GraphTestCase):
                     self.check_same(describe(got), expected)
                     with self.assertRaises(TransferError):
                         parcel.open()
+
+    def test_refused_in_dicts(self):
+        lock = threading.Lock()
+        spoilers = {
+            'leaf': lambda row: row['leaf'].append(lock),
+            'first of a leaf': lambda row: row['leaf'].insert(0, lock),
+            'in a list': lambda row: row['nested'][1].append(lock),
+            'in a tuple': lambda row: row.update(pair=(lock, 1)),
+            'deep': lambda row: row['dict']['a']['b']['c']['d'].append(lock),
+            'behind a dict': lambda row: row['dict']['a'].update(x=lock),
+            'behind all': lambda row: row.update(x=lock),
+        }
+        for name, spoil in spoilers.items():
+            for way in lambda x: x, move:
+                with self.subTest(name):
+                    rows = [make_row(i) for i in range(3)]
+                    spoil(rows[1])
+                    before = repr(rows)
+                    for _ in range(2):
+                        with self.assertRaisesRegex(
+                                (NotShareableError, TransferError), r'obj\[1\]\['):
+                            self.there.put(way(rows))
+                        self.assertEqual(repr(rows), before)
+                        check_own_heap()
 
     def test_nothing_leaks_when_it_fails(self):
         make = self.GRAPHS['plain']
