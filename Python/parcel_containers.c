@@ -74,13 +74,35 @@ enter_in_place(packer *p, PyObject **items, Py_ssize_t n, int shift, int owned, 
     return 0;
 }
 
+/* As PyList_New() and PyTuple_New(). */
+static inline PyObject *
+new_sequence(packer *p, PyObject *like, Py_ssize_t n)
+{
+    if (!PyList_CheckExact(like)) {
+        return PyTuple_New(n);
+    }
+    PyListObject *list = alloc_container(p, sizeof(PyListObject));
+    if (list == NULL) {
+        return NULL;
+    }
+    init_object((PyObject *)list, &PyList_Type);
+    list->ob_item = n > 0 ? PyMem_Calloc(n, sizeof(PyObject *)) : NULL;
+    Py_SET_SIZE(list, list->ob_item != NULL ? n : 0);
+    list->allocated = Py_SIZE(list);
+    if (Py_SIZE(list) < n) {
+        Py_DECREF(list);
+        return PyErr_NoMemory();
+    }
+    return (PyObject *)list;
+}
+
 /* A copy of a list or tuple that nothing else refers to, and of its items.  If that fails,
    *slot is its container's to release.  As _PyPacker_EnterItems(). */
 static inline int
 enter_copied_sequence(packer *p, PyObject *obj, PyObject **slot)
 {
     Py_ssize_t n = Py_SIZE(obj);
-    PyObject *copy = PyList_CheckExact(obj) ? PyList_New(n) : PyTuple_New(n);
+    PyObject *copy = new_sequence(p, obj, n);
     if (copy == NULL) {
         return -1;
     }
@@ -364,6 +386,22 @@ enter_owned_dict(packer *p, PyDictObject *dict, int owned, int nested)
     return enter_in_place(p, &entries->me_value, n, 1, owned, nested);
 }
 
+/* As PyDict_New(), but that its keys are to come: until then it can only be released. */
+static inline PyDictObject *
+new_dict(packer *p)
+{
+    PyDictObject *dict = alloc_container(p, sizeof(PyDictObject));
+    if (dict == NULL) {
+        return NULL;
+    }
+    init_object((PyObject *)dict, &PyDict_Type);
+    dict->ma_keys = NULL;
+    dict->ma_values = NULL;
+    dict->ma_used = 0;
+    dict->ma_version_tag = DICT_NEXT_VERSION(_PyInterpreterState_GET());
+    return dict;
+}
+
 /* A copy of such a dict, with its keys; the n values are to be done.  If it fails, the copy
    is the caller's to release.  2: it is not such a dict. */
 static int
@@ -376,17 +414,18 @@ clone_dict(packer *p, PyDictObject *dict, PyObject **copy)
     {
         return 2;
     }
-    *copy = PyDict_New();
-    if (*copy == NULL || n == 0) {
+    if (n == 0) {
+        *copy = PyDict_New();
         return *copy != NULL ? 0 : -1;
     }
-    PyDictKeysObject *clone = clone_keys(keys);
+    PyDictObject *new = new_dict(p);
+    *copy = (PyObject *)new;
+    PyDictKeysObject *clone = new != NULL ? clone_keys(keys) : NULL;
     if (clone == NULL) {
         return -1;
     }
-    // The empty keys of a new dict are nobody's.
-    ((PyDictObject *)*copy)->ma_keys = clone;
-    ((PyDictObject *)*copy)->ma_used = n;
+    new->ma_keys = clone;
+    new->ma_used = n;
     clone->dk_nentries = n;
     PyDictUnicodeEntry *from = DK_UNICODE_ENTRIES(keys);
     PyDictUnicodeEntry *to = DK_UNICODE_ENTRIES(clone);

@@ -491,7 +491,7 @@ _PyPacker_LeaveHeap(packer *p)
     _Py_AddRefTotal(_PyThreadState_GET(), -parcel->reftotal);
 #endif
     _PyParcel_Graph *g = &parcel->graph;
-    Py_ssize_t n = parcel->nplain;
+    Py_ssize_t n = parcel->nplain - p->uncounted;
     for (_PyParcel_Family *f = g->families; f != NULL; f = f->next) {
         n += f->n;
     }

@@ -222,6 +222,7 @@ typedef struct {
         uint8_t size;               // of that
     } runs[RUN_CLASSES];
     size_t large;                   // bytes of large blocks that have been copied
+    Py_ssize_t uncounted;           // objects from alloc_container()
     // What the last instance was like: the next is often the same.
     PyTypeObject *last_type;
     const _PyParcel_Class *last_class;
@@ -442,6 +443,20 @@ alloc_object(packer *p, size_t size)
     return _PyPacker_AllocSlow(p, size);
 }
 
+/* As PyObject_GC_New(), without init_object().  The collector counts it when it has a
+   heap: it is not to start because of what will leave. */
+static inline void *
+alloc_container(packer *p, size_t size)
+{
+    PyGC_Head *gc = alloc_object(p, sizeof(PyGC_Head) + size);
+    if (gc == NULL) {
+        return PyErr_NoMemory();
+    }
+    gc->_gc_next = gc->_gc_prev = 0;
+    p->uncounted++;
+    return _Py_FROM_GC(gc);
+}
+
 
 /* --- Atoms: parcel_atoms.c ------------------------------------------------ */
 
@@ -494,7 +509,7 @@ is_large(PyObject *obj)
 /* As _PyObject_Init() for a static type, but without a call where nothing is counted:
    a copied graph may have millions of them. */
 static inline void
-init_atom(PyObject *obj, PyTypeObject *type)
+init_object(PyObject *obj, PyTypeObject *type)
 {
 #if defined(Py_REF_DEBUG) || defined(Py_TRACE_REFS)
     _PyObject_Init(obj, type);
@@ -531,7 +546,7 @@ copy_str(packer *p, PyObject *str)
     }
     ((PyASCIIObject *)copy)->state.interned = SSTATE_NOT_INTERNED;
     ((PyASCIIObject *)copy)->state.statically_allocated = 0;
-    init_atom(copy, &PyUnicode_Type);
+    init_object(copy, &PyUnicode_Type);
     return copy;
 }
 
@@ -552,7 +567,7 @@ copy_int(packer *p, PyObject *obj)
     for (Py_ssize_t i = 1; i < n; i++) {
         copy->long_value.ob_digit[i] = from->long_value.ob_digit[i];
     }
-    init_atom((PyObject *)copy, &PyLong_Type);
+    init_object((PyObject *)copy, &PyLong_Type);
     return (PyObject *)copy;
 }
 
@@ -564,7 +579,7 @@ copy_float(packer *p, PyObject *obj)
         return PyErr_NoMemory();
     }
     copy->ob_fval = PyFloat_AS_DOUBLE(obj);
-    init_atom((PyObject *)copy, &PyFloat_Type);
+    init_object((PyObject *)copy, &PyFloat_Type);
     return (PyObject *)copy;
 }
 
