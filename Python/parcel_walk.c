@@ -274,12 +274,14 @@ copy_mirrored(packer *p, frame *f, PyObject **from, PyObject **to, Py_ssize_t i)
     return res > 0 ? 0 : res == 0 ? 2 : -1;
 }
 
-/* Containers that come later are read ahead: what they look like, and then what they
-   have. */
+/* Containers that come later are read ahead: what they look like, then what they have,
+   and if they are to be copied, the values of dicts.  It must be inline: gcc 12 takes a
+   function that does nothing else for one without effects, and drops the calls. */
 #define AHEAD 8
+#define READ_VALUES 8
 
-static inline void
-read_ahead(PyObject **items, Py_ssize_t i, Py_ssize_t n, int shift)
+static inline Py_ALWAYS_INLINE void
+read_ahead(PyObject **items, Py_ssize_t i, Py_ssize_t n, int shift, int copying)
 {
 #ifdef __GNUC__
     if (i + AHEAD >= n) {
@@ -296,6 +298,15 @@ read_ahead(PyObject **items, Py_ssize_t i, Py_ssize_t n, int shift)
     }
     else if (soon != NULL && PyList_CheckExact(soon)) {
         __builtin_prefetch(((PyListObject *)soon)->ob_item);
+    }
+    PyObject *next = items[(i + AHEAD / 4) << shift];
+    if (copying && next != NULL && PyDict_CheckExact(next)) {
+        PyDictKeysObject *keys = ((PyDictObject *)next)->ma_keys;
+        PyDictUnicodeEntry *entries = DK_UNICODE_ENTRIES(keys);
+        Py_ssize_t nvalues = DK_IS_UNICODE(keys) ? keys->dk_nentries : 0;
+        for (Py_ssize_t v = 0; v < Py_MIN(nvalues, READ_VALUES); v++) {
+            __builtin_prefetch(entries[v].me_value);
+        }
     }
 #endif
 }
@@ -322,7 +333,7 @@ step_items(packer *p, frame *f)
             return i < 0 ? -1 : 0;
         }
         f->i = i + 1;
-        read_ahead(from, i, n, shift);
+        read_ahead(from, i, n, shift, !in_place);
         from += i << shift;
         to += i << shift;
         if (*from == NULL) {
