@@ -180,6 +180,8 @@ def test_training_is_ours_and_the_flag_where_the_compiler_has_it(make_tree, comp
     assert done.returncode == 0, done.stdout
     told = (make_tree.obj / "told").read_text().splitlines()
     assert told[0].startswith("task: ../../Tools/pgo/train.py ||") and told[1] == flag
+    # Code without counts is cold but with that flag.
+    assert ("; rm -f Python/parcel_*.gcda" in told[0]) == ("partial" in flag)
 
 
 def test_training_and_flag_can_be_given(make_tree, environment):
@@ -198,6 +200,7 @@ def test_stock_is_trained_as_the_base_trains(repository, environment):
     assert done.returncode == 0, done.stdout
     told = (obj / "told").read_text().splitlines()
     assert told[0].startswith("task: -m test --pgo") and told[1] == "flag: -fuse-profile"
+    assert "gcda" not in told[0]
 
 
 def test_half_a_product_is_not_kept_on_failure(make_tree):

@@ -39,6 +39,8 @@ VARIANTS = {"optimised": ("--enable-optimizations", "--with-lto"), "freethreaded
 # How ours is optimised by a profile.
 TRAINER = TOP / "Tools" / "pgo" / "train.py"
 PARTIAL = "-fprofile-partial-training"
+# What the training only brushes would be compiled as cold; so its counts are forgotten.
+BRUSHED = "Python/parcel_*.gcda"
 
 
 class Tree:
@@ -256,8 +258,10 @@ def profile_words(tree, configuration, environment):
         flags = PARTIAL if takes(tree, PARTIAL, environment) else ""
     task = environment.get("PROFILE_TASK") or task
     flags = environment.get("PROFILE_FLAGS", flags)
+    # Without that flag, what has no counts would be cold, too.
+    then = f"; rm -f {BRUSHED}" if PARTIAL in flags else ""
     # A test that fails, as some do for root in a container, still trains; but it is shown.
-    words = [f"PROFILE_TASK={task} || echo 'the training task failed in part, see above; going on'"]
+    words = [f"PROFILE_TASK={task} || echo 'the training task failed in part, see above; going on'{then}"]
     if flags:
         words.append(f"PGO_PROF_USE_FLAG={variable(tree, 'PGO_PROF_USE_FLAG')} {flags}")
     return words
