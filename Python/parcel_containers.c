@@ -20,6 +20,24 @@ go_on_from(packer *p, PyObject **from, PyObject **to, Py_ssize_t i, Py_ssize_t n
     return 1;
 }
 
+/* The same, when what is left of some of these items has frames from the one at `base` on:
+   they come first, as in a walk that had gone into them from here. */
+static int
+go_on_after(packer *p, Py_ssize_t base, PyObject **from, PyObject **to, Py_ssize_t i,
+            Py_ssize_t n, int shift, int owned)
+{
+    if (i == n) {
+        return 1;
+    }
+    if (go_on_from(p, from, to, i, n, shift, owned) < 0) {
+        return -1;
+    }
+    frame rest = p->frames[p->depth - 1];
+    memmove(&p->frames[base + 1], &p->frames[base], (p->depth - 1 - base) * sizeof(frame));
+    p->frames[base] = rest;
+    return 1;
+}
+
 /* A list or tuple that is copied item by item: the empty tuple is everybody's. */
 static inline int
 is_sequence(PyObject *obj)
@@ -42,12 +60,11 @@ static int enter_copied_dict(packer *p, PyDictObject *dict, PyObject **slot, int
 
 /* Items are done here as long as they refer to nothing, which is often to the end, and so
    are lists and tuples of such items, and dicts of them, one in another, `nested` times.
-   The first item that is not gets a frame, and what is left of its container gets another:
-   the walk goes on with either, so their order does not matter. */
+   The first item that is not gets a frame, and what is left of its container another. */
 static inline int
 enter_in_place(packer *p, PyObject **items, Py_ssize_t n, int shift, int owned, int nested)
 {
-    Py_ssize_t i = 0;
+    Py_ssize_t i = 0, base = p->depth;
     while ((i = skip_staying(p, items, i, n, shift)) < n) {
         PyObject *obj = items[i << shift];
         int res = 2;
@@ -68,7 +85,7 @@ enter_in_place(packer *p, PyObject **items, Py_ssize_t n, int shift, int owned, 
             i++;
         }
         if (res > 0) {
-            return go_on_from(p, items, items, i, n, shift, owned);
+            return go_on_after(p, base, items, items, i, n, shift, owned);
         }
     }
     return 0;
@@ -117,7 +134,7 @@ enter_copied_sequence(packer *p, PyObject *obj, PyObject **slot)
 static int
 enter_copies(packer *p, PyObject **from, PyObject **to, Py_ssize_t n, int shift, int nested)
 {
-    Py_ssize_t i = 0;
+    Py_ssize_t i = 0, base = p->depth;
     while ((i = copy_items(p, from, to, i, n, shift)) != n) {
         if (i < 0) {
             return -1;
@@ -136,7 +153,7 @@ enter_copies(packer *p, PyObject **from, PyObject **to, Py_ssize_t n, int shift,
         }
         i += (res < 2);
         if (res > 0) {
-            return go_on_from(p, from, to, i, n, shift, NOT_OWNED);
+            return go_on_after(p, base, from, to, i, n, shift, NOT_OWNED);
         }
     }
     return 0;

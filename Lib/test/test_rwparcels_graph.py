@@ -1134,6 +1134,17 @@ class Finalized:
         calls.append(f'__del__ {self.label}')
 
 
+class Numbered:
+    """Says when it is made, in which order."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        calls.append(self.number)
+
+
 class MeetsItself:
     """Sends itself while it is sent."""
     queue = None
@@ -1183,6 +1194,26 @@ class ProtocolTests(GraphTestCase):
         self.assertEqual(calls, ['__getstate__'])
         self.run_there('obj = there.get()')
         self.assertEqual(self.calls_there(), ['__new__', '__setstate__'])
+
+    def test_order_of_calls(self):
+        # It is pickle's, wherever in lists, tuples and dicts they are.
+        def make():
+            numbers = map(Numbered, itertools.count())
+            def row():
+                return {'a': ['text', next(numbers), next(numbers)], 'b': next(numbers),
+                        'c': {'d': (1.5, [next(numbers)]), 'e': {'f': next(numbers)},
+                              'g': {'h': [5000], 'i': next(numbers)}, 'j': next(numbers)},
+                        'k': [[next(numbers)], {'l': next(numbers)}], 'm': next(numbers)}
+            return [row(), (row(), [row()]), row()]
+        pickle.loads(pickle.dumps(make(), 5))
+        expected = calls.copy()
+        self.assertEqual(len(expected), 40)
+        for way in lambda x: x, move:
+            obj = make()
+            self.there.put(way(obj))
+            del obj
+            self.run_there('obj = there.get()')
+            self.assertEqual(self.calls_there(), expected)
 
     def test_no_calls(self):
         obj = TracedPlain([1])
