@@ -300,11 +300,13 @@ read_ahead(PyObject **items, Py_ssize_t i, Py_ssize_t n, int shift, int copying)
         __builtin_prefetch(((PyListObject *)soon)->ob_item);
     }
     PyObject *next = items[(i + AHEAD / 4) << shift];
-    if (copying && next != NULL && PyDict_CheckExact(next)) {
+    if (copying && next != NULL && PyDict_CheckExact(next)
+        && DK_IS_UNICODE(((PyDictObject *)next)->ma_keys))
+    {
         PyDictKeysObject *keys = ((PyDictObject *)next)->ma_keys;
         PyDictUnicodeEntry *entries = DK_UNICODE_ENTRIES(keys);
-        Py_ssize_t nvalues = DK_IS_UNICODE(keys) ? keys->dk_nentries : 0;
-        for (Py_ssize_t v = 0; v < Py_MIN(nvalues, READ_VALUES); v++) {
+        Py_ssize_t nvalues = Py_MIN(keys->dk_nentries, READ_VALUES);
+        for (Py_ssize_t v = 0; v < nvalues; v++) {
             __builtin_prefetch(entries[v].me_value);
         }
     }
