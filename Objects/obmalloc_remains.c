@@ -603,7 +603,10 @@ _PyMemHeap_BeginRemains(PyInterpreterState *interp)
     }
     struct _PyMemHeap *heap = heap_of(interp->obmalloc);
     _PyMemHeap_Remains *r = NULL;
-    if (heap->watch != 0 && !heap->unknown && !_PyRuntime.tracemalloc.config.tracing) {
+    // Other allocators than pymalloc don't tell when they free a large block.
+    if (heap->watch != 0 && !heap->unknown && !_PyRuntime.tracemalloc.config.tracing
+        && _PyMem_PymallocEnabled())
+    {
         r = _PyMem_RawCalloc(NULL, 1, sizeof(*r));
     }
     if (r == NULL) {

@@ -168,6 +168,9 @@ _PyPacker_Undo(packer *p)
     _PyParcel_ListTrack(&p->moved, p->nmoved);
     p->nmoved = 0;
     p->moved_reftotal = 0;
+    // Each object that is released now is taken off.
+    _PyInterpreterState_GET()->gc.generations[0].count += (int)p->uncounted;
+    p->uncounted = 0;
     if (p->parcel != NULL) {
         _PyPacker_UndoFamilies(p);
         _PyParcel_Discard(p->parcel);

@@ -78,6 +78,8 @@ void *
 _PyPacker_AllocSlow(packer *p, size_t size)
 {
     size_t c = (size - 1) / 16;
+    // Whatever is of this class can get what is left.
+    size = (c + 1) * 16;
     // A small graph needs few.
     int wanted = Py_MIN(MAX_RUN, 2 * p->runs[c].size + 1);
     int n = _PyMemHeap_AllocRun(size, p->blocks[c], wanted);

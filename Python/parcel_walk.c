@@ -289,7 +289,7 @@ read_ahead(PyObject **items, Py_ssize_t i, Py_ssize_t n, int shift, int copying)
     }
     PyObject *later = items[(i + AHEAD) << shift];
     __builtin_prefetch(later);
-    __builtin_prefetch((char *)later - sizeof(PyGC_Head));
+    __builtin_prefetch((void *)((uintptr_t)later - sizeof(PyGC_Head)));
     PyObject *soon = items[(i + AHEAD / 2) << shift];
     if (soon != NULL && PyDict_CheckExact(soon)) {
         char *keys = (char *)((PyDictObject *)soon)->ma_keys;
@@ -575,6 +575,7 @@ step_call(packer *p, frame *f)
         }
         Py_ssize_t at = f->to.words + i;
         int mirrored = i > 2 ? r->mirrors : 0;
+        Py_ssize_t depth = p->depth;
         _PyParcel_Word word;
         int entered = _PyPacker_Take(p, parts[i], 0, &word);
         if (entered < 0
@@ -584,6 +585,8 @@ step_call(packer *p, frame *f)
         }
         p->parcel->graph.words[at] = word;
         if (entered) {
+            assert(p->depth == depth + 1 || (i != 1 && !mirrored));
+            (void)depth;
             p->frames[p->depth - 1].arguments = (i == 1);
             p->frames[p->depth - 1].mirrored = (uint8_t)mirrored;
             return 1;

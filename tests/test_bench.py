@@ -161,6 +161,21 @@ def test_a_script_that_fails_does_not_stop_the_others(tmp_path):
     assert results(tmp_path / "one_thread_time.json")
 
 
+def test_interrupted_run_goes_on(tmp_path):
+    words = ["run_all", "--smoke", "--resume", "--only", "limits", "one_thread_time", "--stock", "none",
+             "--freethreaded", "none", "--out", tmp_path]
+    blocked = tmp_path / "one_thread_time.json"
+    blocked.mkdir()
+    run(*words, status=1)
+    first = (tmp_path / "limits.json").read_text()
+    blocked.rmdir()
+    assert "limits.py: done before" in run(*words)
+    assert (tmp_path / "limits.json").read_text() == first and results(blocked)
+    # With nothing left it begins again.
+    assert "done before" not in run(*words)
+    assert "done before" not in run(*(word for word in words if word != "--resume"))
+
+
 def test_pyperformance_table(tmp_path):
     """Pairs with known quotients: who is slower, who is not, of whom it isn't known."""
     speeds = {"even": [1.0, 1.01, 0.99] * 4, "slow": [0.9, 0.91, 0.92, 0.89] * 3, "few": [0.9, 1.1],

@@ -718,7 +718,8 @@ extern int _PyPacker_EnterOwned(packer *p, PyObject *obj, int owned);
 extern int _PyPacker_EnterCopied(packer *p, PyObject *obj, PyObject **slot);
 
 /* The items of a container that has been linked into the parcel.  1: there are some to
-   go on with; 0: all are done. */
+   go on with; 0: all are done.  If it is not owned, what is to go on with has one frame, the
+   last; if it is, there can be several, of its items too. */
 extern int _PyPacker_EnterItems(packer *p, PyObject **from, PyObject **to, Py_ssize_t n,
                                 int shift, int owned);
 

@@ -591,6 +591,13 @@ class ConfigTests(Base):
                     _testmemheap.free(p)
                 """)
             _interpreters.destroy(b)
+
+            # With copies of extension modules, whose remains are given back.
+            import interpreters
+            for _ in range(2):
+                c = interpreters.create()
+                c.exec('import datetime, decimal, _testcapi; held = [bytes(5000)]')
+                c.close()
             ''')
         for name in ('malloc', 'debug', 'malloc_debug', 'pymalloc',
                      'pymalloc_debug', 'mimalloc', 'mimalloc_debug'):

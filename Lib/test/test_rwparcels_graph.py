@@ -1195,6 +1195,27 @@ class ProtocolTests(GraphTestCase):
         self.run_there('obj = there.get()')
         self.assertEqual(self.calls_there(), ['__new__', '__setstate__'])
 
+    @support.cpython_only
+    def test_counts_of_the_collector(self):
+        # What leaves is not counted, however often the walk begins again; and what a walk
+        # has made for nothing does not make others uncounted.
+        rows = [{'a': [5000 + i], 'b': {'c': 6000 + i}} for i in range(10_000)]
+        refused = [*rows, threading.Lock()]
+        with_code = [*rows, Traced([1])]
+        with support.disable_gc():
+            for _ in range(2):
+                gc.collect(0)
+                before = gc.get_count()[0]
+                self.there.put(with_code)
+                self.assertLess(abs(gc.get_count()[0] - before), 1000)
+                self.run_there('there.get()')
+                kept = [[] for _ in range(200)]
+                before = gc.get_count()[0]
+                with self.assertRaises(NotShareableError):
+                    self.there.put(refused)
+                self.assertGreaterEqual(gc.get_count()[0], before)
+                del kept
+
     def test_order_of_calls(self):
         # It is pickle's, wherever in lists, tuples and dicts they are.
         def make():

@@ -3,17 +3,21 @@
 
 Usage
     make bench          # about 8 minutes on two cores; nothing else should run
-    make bench-full     # hours
-    ./python Tools/bench/run_all.py [--smoke | --full] [--only SCRIPT ...]
+    make bench-full     # hours; goes on where it was interrupted
+    ./python Tools/bench/run_all.py [--smoke | --full] [--resume] [--only SCRIPT ...]
                                     [--stock PYTHON] [--freethreaded PYTHON] [--out DIR]
 
 Each script's tables are printed and kept in DIR (build/bench) as SCRIPT.txt, its results as
 SCRIPT.json, from which "make bench-report" makes a page.  A baseline that is not built
 is named and left out.  A script that fails does not stop the others; the status is 1
 at the end.
+
+--resume leaves out the scripts that this build has been through with the same options:
+DIR/SCRIPT.done says so.  When there are none left, all begin again.
 """
 
 import argparse
+import json
 import os
 import pathlib
 import subprocess
@@ -72,6 +76,27 @@ def run(name, words, out):
         return process.wait()
 
 
+class Done:
+    """What says that a script has been run to its end, with which build and options."""
+
+    def __init__(self, out, name, words):
+        self.path = out / f'{name}.done'
+        builds = [sys.executable, *(word for word in words if os.path.isfile(word))]
+        self.what = json.dumps([words, [[path, os.stat(path).st_mtime] for path in builds]])
+
+    def __bool__(self):
+        try:
+            return self.path.read_text() == self.what
+        except OSError:
+            return False
+
+    def clear(self):
+        self.path.unlink(missing_ok=True)
+
+    def set(self):
+        self.path.write_text(self.what)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
@@ -80,6 +105,8 @@ def main():
     for name in 'smoke', 'full':
         effort.add_argument(f'--{name}', dest='effort', action='store_const',
                             const=name, default='quick')
+    parser.add_argument('--resume', action='store_true',
+                        help='go on where the same command was interrupted')
     parser.add_argument('--only', nargs='+', choices=SCRIPTS, metavar='SCRIPT',
                         help=f'some of: {", ".join(SCRIPTS)}')
     for build, python in BASELINES.items():
@@ -94,14 +121,21 @@ def main():
         print(f'load average {os.getloadavg()[0]:.1f}: something else is running, and'
               ' will show in the figures')
     failed, began = [], time.monotonic()
-    for name in args.only or SCRIPTS:
-        words = options(name, args)
-        if words is None:
+    todo = {name: words for name in args.only or SCRIPTS
+            if (words := options(name, args)) is not None}
+    done = {name: Done(args.out, name, words) for name, words in todo.items()}
+    resume = args.resume and not all(done.values())
+    for name, words in todo.items():
+        if resume and done[name]:
+            print(f'\n--- {name}.py: done before')
             continue
         start = time.monotonic()
         print(f'\n--- {name}.py {" ".join(words)}\n', flush=True)
+        done[name].clear()
         if run(name, words, args.out) != 0:
             failed.append(name)
+        else:
+            done[name].set()
         print(f'({time.monotonic() - start:.0f} s)', flush=True)
     used = os.times()
     print(f'\n{time.monotonic() - began:.0f} s, of the processors'
