@@ -162,11 +162,15 @@ def test_a_script_that_fails_does_not_stop_the_others(tmp_path):
 
 
 def test_interrupted_run_goes_on(tmp_path):
-    words = ["run_all", "--smoke", "--resume", "--only", "limits", "one_thread_time", "--stock", "none",
+    stock = tmp_path / "stock"
+    words = ["run_all", "--smoke", "--resume", "--only", "limits", "one_thread_time", "--stock", stock,
              "--freethreaded", "none", "--out", tmp_path]
     blocked = tmp_path / "one_thread_time.json"
     blocked.mkdir()
     run(*words, status=1)
+    # Not with another stock.
+    stock.write_text("exit 1\n")
+    assert "done before" not in run(*words, status=1)
     first = (tmp_path / "limits.json").read_text()
     blocked.rmdir()
     assert "limits.py: done before" in run(*words)

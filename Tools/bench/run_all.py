@@ -12,8 +12,8 @@ SCRIPT.json, from which "make bench-report" makes a page.  A baseline that is no
 is named and left out.  A script that fails does not stop the others; the status is 1
 at the end.
 
---resume leaves out the scripts that this build has been through with the same options:
-DIR/SCRIPT.done says so.  When there are none left, all begin again.
+--resume leaves out the scripts that have been run with the same builds, of stock too, and
+the same options: DIR/SCRIPT.done says so.  When there are none left, all begin again.
 """
 
 import argparse
@@ -77,12 +77,12 @@ def run(name, words, out):
 
 
 class Done:
-    """What says that a script has been run to its end, with which build and options."""
+    """What says that a script has been run to its end, with which builds and options."""
 
-    def __init__(self, out, name, words):
+    def __init__(self, out, name, words, builds):
         self.path = out / f'{name}.done'
-        builds = [sys.executable, *(word for word in words if os.path.isfile(word))]
-        self.what = json.dumps([words, [[path, os.stat(path).st_mtime] for path in builds]])
+        self.what = json.dumps([words, [[path, os.stat(path).st_mtime] for path in builds
+                                        if os.path.exists(path)]])
 
     def __bool__(self):
         try:
@@ -123,7 +123,9 @@ def main():
     failed, began = [], time.monotonic()
     todo = {name: words for name in args.only or SCRIPTS
             if (words := options(name, args)) is not None}
-    done = {name: Done(args.out, name, words) for name, words in todo.items()}
+    builds = [sys.executable, *(getattr(args, build) or str(TOP / python)
+                                for build, python in BASELINES.items())]
+    done = {name: Done(args.out, name, words, builds) for name, words in todo.items()}
     resume = args.resume and not all(done.values())
     for name, words in todo.items():
         if resume and done[name]:
