@@ -679,13 +679,14 @@ put_failed(module_state *state, _PyParcel_Queue *queue, _PyParcel_Status status)
 typedef struct {
     _PyParcel_Home *home;
     PyObject *const *args;
+    _PyParcel_Queue *queue;         // or NULL
 } to_pack;
 
 static _PyParcel *
 pack_one(void *arg, Py_ssize_t i)
 {
     to_pack *p = arg;
-    return _PyParcel_PackArg(p->home, &p->args[i]);
+    return _PyParcel_PackArg(p->home, &p->args[i], p->queue);
 }
 
 /* `arg` is where the object is in the argument vector. */
@@ -709,13 +710,13 @@ do_put(PyObject *self, PyObject *const *arg, PyObject *unbounditems,
     _PyParcel_Status status;
     if (_PyParcel_CountMoves(state->home) > 0) {
         // What is moved can't be given back when there is no place.
-        to_pack p = {state->home, arg};
+        to_pack p = {state->home, arg, queue};
         Py_ssize_t done;
         status = _PyParcel_QueuePutMany(state->home, queue, pack_one, &p, 1,
                                         unbound, timeout, &done);
     }
     else {
-        _PyParcel *parcel = _PyParcel_PackArg(state->home, arg);
+        _PyParcel *parcel = _PyParcel_PackArg(state->home, arg, queue);
         if (parcel == NULL) {
             return NULL;
         }
@@ -1772,7 +1773,7 @@ module_run(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         call = _PyParcel_Share(parcel_of(args[1]));
     }
     else {
-        call = _PyParcel_PackArg(state->home, &args[1]);
+        call = _PyParcel_PackArg(state->home, &args[1], NULL);
         if (call == NULL) {
             return NULL;
         }
@@ -1904,7 +1905,7 @@ module_pack(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     PyObject_GC_UnTrack(self);
-    _PyParcel *parcel = _PyParcel_PackArg(state->home, args);
+    _PyParcel *parcel = _PyParcel_PackArg(state->home, args, NULL);
     ((_PyParcel_HandleObject *)self)->what = parcel;
     PyObject_GC_Track(self);
     if (parcel == NULL) {

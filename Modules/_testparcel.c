@@ -33,6 +33,7 @@
 #include "pycore_interp.h"        // PyInterpreterState
 #include "pycore_lock.h"          // PyMutex_LockFast()
 #include "pycore_object.h"        // _PyType_HasFeature()
+#include "pycore_parcel.h"        // _PyParcel_QueueExpect()
 #include "pycore_pystate.h"       // _PyInterpreterState_GET()
 #include "pycore_runtime.h"       // _PyRuntime
 #include "pycore_rwgil.h"
@@ -813,6 +814,25 @@ add_references(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* --- Queues --------------------------------------------------------------- */
+
+static PyObject *
+expect(PyObject *Py_UNUSED(module), PyObject *queue)
+{
+    if (strcmp(Py_TYPE(queue)->tp_name, "interpreters.Queue") != 0) {
+        PyErr_SetString(PyExc_TypeError, "not a queue");
+        return NULL;
+    }
+    return PyBool_FromLong(
+        _PyParcel_QueueExpect(((_PyParcel_HandleObject *)queue)->what));
+}
+
+static PyObject *
+count_roused(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromLong(_PyParcel_CountRoused());
+}
+
 static PyMethodDef methods[] = {
     {"check_ownership", check_ownership, METH_NOARGS, check_ownership_doc},
     {"check_heap", check_heap, METH_NOARGS, check_heap_doc},
@@ -820,6 +840,10 @@ static PyMethodDef methods[] = {
      PyDoc_STR("The object with this id(), whoever owns it.")},
     {"add_references", add_references, METH_VARARGS,
      PyDoc_STR("Change what obj counts as its references by n.")},
+    {"expect", expect, METH_O,
+     PyDoc_STR("Rouse who sleeps until something is put; true if there is one.")},
+    {"count_roused", count_roused, METH_NOARGS,
+     PyDoc_STR("How many were roused in this process.")},
     {NULL, NULL},
 };
 

@@ -269,6 +269,8 @@ _PyPacker_BeginWalk(packer *p)
     p->resources_room = 0;
     p->depth = 0;
     p->npending = p->ndelayed = 0;
+    p->near_at = p->queue != NULL ? FIRST_LOOK : PY_SSIZE_T_MAX;
+    p->began_at = 0;
     p->needs_code = NULL;
     p->refused = NULL;
     p->needs_isolation = 0;
@@ -528,10 +530,11 @@ pack(packer *p)
 }
 
 static _PyParcel *
-pack_root(_PyParcel_Home *home, PyObject *obj, PyObject **slot)
+pack_root(_PyParcel_Home *home, PyObject *obj, PyObject **slot, _PyParcel_Queue *queue)
 {
     packer p;
     _PyPacker_Init(&p, home, obj);
+    p.queue = queue;
     _PyParcel *parcel = NULL;
     if (slot == NULL || _PyPacker_AddGiven(&p, obj, slot, MAY_MOVE) == 0) {
         parcel = pack(&p);
@@ -576,10 +579,16 @@ is_small(PyObject *obj)
     return is_atom_type(Py_TYPE(obj)) || _PyParcel_IsProcessWide(obj);
 }
 
+static _PyParcel *
+pack_for(_PyParcel_Home *home, PyObject *obj, _PyParcel_Queue *queue)
+{
+    return is_small(obj) ? pack_atom(home, obj) : pack_root(home, obj, NULL, queue);
+}
+
 _PyParcel *
 _PyParcel_Pack(_PyParcel_Home *home, PyObject *obj)
 {
-    return is_small(obj) ? pack_atom(home, obj) : pack_root(home, obj, NULL);
+    return pack_for(home, obj, NULL);
 }
 
 /* Is it a place on the evaluation stack of the frame that runs? */
@@ -595,26 +604,32 @@ is_on_stack(PyObject *const *arg)
             && arg < base + _PyFrame_GetCode(frame)->co_stacksize);
 }
 
-_PyParcel *
-_PyParcel_PackSlot(_PyParcel_Home *home, PyObject **slot)
+static _PyParcel *
+pack_slot_for(_PyParcel_Home *home, PyObject **slot, _PyParcel_Queue *queue)
 {
     PyObject *obj = *slot;
     if (Py_REFCNT(obj) > 1
         || (is_small(obj) && !is_large(obj))
         || (home->move_type != NULL && Py_IS_TYPE(obj, home->move_type)))
     {
-        return _PyParcel_Pack(home, obj);
+        return pack_for(home, obj, queue);
     }
-    return pack_root(home, obj, slot);
+    return pack_root(home, obj, slot, queue);
 }
 
 _PyParcel *
-_PyParcel_PackArg(_PyParcel_Home *home, PyObject *const *arg)
+_PyParcel_PackSlot(_PyParcel_Home *home, PyObject **slot)
+{
+    return pack_slot_for(home, slot, NULL);
+}
+
+_PyParcel *
+_PyParcel_PackArg(_PyParcel_Home *home, PyObject *const *arg, _PyParcel_Queue *queue)
 {
     if (Py_REFCNT(*arg) > 1 || !is_on_stack(arg)) {
-        return _PyParcel_Pack(home, *arg);
+        return pack_for(home, *arg, queue);
     }
-    return _PyParcel_PackSlot(home, (PyObject **)arg);
+    return pack_slot_for(home, (PyObject **)arg, queue);
 }
 
 /* Without running code, and without anything that is made anew by it. */

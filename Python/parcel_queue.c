@@ -9,7 +9,8 @@
 //   Q-3  Nobody polls.  A thread that must wait spins for some microseconds
 //        where there is more than one core and where it has helped before,
 //        and then sleeps until somebody wakes it, its time is up or a signal
-//        arrives.
+//        arrives.  It is also woken a little before the end of packing that
+//        takes long, and then spins: see _PyParcel_QueueExpect().
 //   Q-4  While threads sleep on a side, at least as many are awake and about to
 //        retry as there are items (or places) to be had.  So no wake-up is lost,
 //        whatever becomes of the one who was woken.
@@ -50,12 +51,14 @@
 //
 //      IDLE --enqueue--> QUEUED --pick--> WOKEN --retry, forfeit--> IDLE
 //                          |  \--_PyParcel_EndWaits--> ENDED --> IDLE
+//                          |   \--_PyParcel_QueueExpect--> ROUSED --> IDLE
 //                          +--timeout, signal--> IDLE
 //
-//   WOKEN and ENDED are followed by exactly one post of the semaphore, outside
-//   the mutex; the waiter must take that before its memory goes.  A WOKEN waiter
-//   is counted in `woken` of its side until it has retried.  Setting `signalled`
-//   is followed by one post too.
+//   WOKEN, ENDED and ROUSED are followed by exactly one post of the semaphore,
+//   outside the mutex; the waiter must take that before its memory goes.  A WOKEN
+//   waiter is counted in `woken` of its side until it has retried.  Setting
+//   `signalled` is followed by one post too.  Who is ROUSED has no claim to
+//   anything: it is as a newcomer that spins, and sleeps again if that was in vain.
 //
 // Waiters without a thread
 //
@@ -69,7 +72,8 @@
 //   - A woken thread's interpreter closes, and attaching, or waiting for a write
 //     section, ends the thread: a cleanup handler passes the wake-up on.
 //   - EndWaits against a new wait: `closing` is set before the queues are walked
-//     and read under the mutex of the queue before a waiter is enqueued.
+//     and read under the mutex of the queue before a waiter is enqueued, again
+//     after it was roused.
 //   - Drop against look-up: the last reference goes under the registry's mutex.
 //   - A signal just before the main thread goes to sleep would not interrupt
 //     anything.  So that thread shows its waiter in main_waiter, looks for signals,
@@ -114,6 +118,7 @@ typedef enum {
     WAITER_QUEUED,
     WAITER_WOKEN,
     WAITER_ENDED,
+    WAITER_ROUSED,
 } waiter_state;
 
 /* On the C stack of the thread that waits, or the head of a _PyParcel_Wait. */
@@ -189,6 +194,7 @@ static struct {
     waiter *main_waiter;            // written by the main thread
     int reporters;                  // that are in _PyParcel_SignalReceived()
     int trial_spins;                // what is tried
+    int roused;                     // waiters, so far
     int64_t trial_end;              // monotonic ns
     // Counted in each child process.
     int forks;
@@ -198,6 +204,7 @@ static struct {
 } registry;
 
 #define SPIN_NS 30000               // about what sleeping and waking cost
+#define ROUSED_NS 250000            // what was to come soon is late
 #define COST_MAX 200000             // ns: longer waits tell nothing more
 #define COST_TYPICAL 15000          // ns: of a wait that sleeps, until known
 #define COST_GOOD 4000              // ns: sleeping can't be faster than that
@@ -488,9 +495,9 @@ spin_learn(side *s, int with_spin, PyTime_t took)
 
 /* Detached.  True if there is something now. */
 static int
-spin(waiter *w, PyTime_t start, PyTime_t deadline)
+spin(waiter *w, PyTime_t start, PyTime_t deadline, PyTime_t ns)
 {
-    PyTime_t end = start + SPIN_NS;
+    PyTime_t end = start + ns;
     if (deadline >= 0 && deadline < end) {
         end = deadline;
     }
@@ -518,6 +525,7 @@ typedef enum {
     TURN_TIMEOUT,                   // the time is up
     TURN_SIGNAL,                    // a signal's handler may have to run
     TURN_CLOSING,
+    TURN_ROUSED,                    // there will be something soon
 } turn;
 
 void
@@ -588,7 +596,53 @@ park(waiter *w, PyTime_t deadline)
     if (signalled || res == Py_PARK_INTR) {
         return TURN_SIGNAL;
     }
-    return state == WAITER_WOKEN ? TURN_RETRY : TURN_TIMEOUT;
+    return (state == WAITER_WOKEN ? TURN_RETRY
+            : state == WAITER_ROUSED ? TURN_ROUSED : TURN_TIMEOUT);
+}
+
+/* The same, for somebody who can be roused. */
+static turn
+park_and_spin(waiter *w, PyTime_t deadline)
+{
+    turn res;
+    while ((res = park(w, deadline)) == TURN_ROUSED) {
+        PyTime_t now;
+        (void)PyTime_MonotonicRaw(&now);
+        if (spin(w, now, deadline, ROUSED_NS)) {
+            return TURN_RETRY;
+        }
+    }
+    return res;
+}
+
+int
+_PyParcel_QueueExpect(_PyParcel_Queue *q)
+{
+    if (registry.processors < 2) {
+        return 0;
+    }
+    side *s = &q->gets;
+    waiter *chain = NULL;
+    lock(&q->mutex);
+    waiter *w = s->first;
+    // If several wait, one of the others would be woken in vain.
+    if (w != NULL && w == s->last && w->bell == NULL) {
+        side_unlink(s, w);
+        w->state = WAITER_ROUSED;
+        chain = chain_add(NULL, w);
+    }
+    unlock(&q->mutex);
+    post_all(chain);
+    if (chain != NULL) {
+        _Py_atomic_add_int(&registry.roused, 1);
+    }
+    return chain != NULL;
+}
+
+int
+_PyParcel_CountRoused(void)
+{
+    return _Py_atomic_load_int(&registry.roused);
 }
 
 /* If the interpreter is being finalised the thread can end in one of these two:
@@ -636,11 +690,11 @@ wait_turn(waiter *w, PyTime_t deadline)
     PyTime_t start, end;
     (void)PyTime_MonotonicRaw(&start);
     int with_spin = (w->losses == 0 && spin_wanted(w->side, start));
-    if (with_spin && spin(w, start, deadline)) {
+    if (with_spin && spin(w, start, deadline, SPIN_NS)) {
         res = TURN_RETRY;
     }
     else {
-        res = park(w, deadline);
+        res = park_and_spin(w, deadline);
     }
     if (res == TURN_RETRY && w->losses == 0) {
         (void)PyTime_MonotonicRaw(&end);

@@ -19,8 +19,8 @@
 // Unless a function says otherwise, its caller is attached to the interpreter
 // whose home it passes, and holds no mutex.
 //
-// Python/parcel_message.c has the messages, Python/parcel_queue.c the queues
-// and how threads wait on them.
+// Python/parcel_pack.c and parcel_open.c have the messages, Python/parcel_queue.c
+// the queues and how threads wait on them.
 
 #ifndef Py_INTERNAL_PARCEL_H
 #define Py_INTERNAL_PARCEL_H
@@ -135,8 +135,11 @@ extern _PyParcel *_PyParcel_Pack(_PyParcel_Home *, PyObject *obj);
 
 /* The same for an argument of a C function: `arg` is its place in the argument
    vector.  When that lies on the evaluation stack of the calling frame and has
-   the only reference, nobody can see the object afterwards: it is moved. */
-extern _PyParcel *_PyParcel_PackArg(_PyParcel_Home *, PyObject *const *arg);
+   the only reference, nobody can see the object afterwards: it is moved.  The
+   parcel is meant for `queue`, if that is not NULL: when much has to be packed,
+   whoever waits there is told in time (see _PyParcel_QueueExpect()). */
+extern _PyParcel *_PyParcel_PackArg(_PyParcel_Home *, PyObject *const *arg,
+                                    _PyParcel_Queue *queue);
 
 /* The same for a reference that only the caller knows of.  When the object is
    moved, None is left in its place. */
@@ -236,6 +239,14 @@ typedef _PyParcel *(*_PyParcel_Packer)(void *arg, Py_ssize_t i);
 extern _PyParcel_Status _PyParcel_QueuePutMany(
     _PyParcel_Home *, _PyParcel_Queue *, _PyParcel_Packer pack, void *arg,
     Py_ssize_t n, int unbound, PyTime_t timeout, Py_ssize_t *done);
+
+/* Something will be put within a tenth of a millisecond or so: a thread that sleeps
+   until then is woken, which takes a core that sleeps, too, about as long, and spins.
+   Nothing is promised: it may be late, or not come.  True if there was such a thread.
+   No thread state is needed. */
+PyAPI_FUNC(int) _PyParcel_QueueExpect(_PyParcel_Queue *);
+/* How often that was true, in this process. */
+PyAPI_FUNC(int) _PyParcel_CountRoused(void);
 
 /* Would put have to wait just now? */
 extern int _PyParcel_QueueIsFull(_PyParcel_Queue *);

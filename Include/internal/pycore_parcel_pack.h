@@ -159,6 +159,7 @@ typedef struct {
 #define RUN_CLASSES 8
 #define MAX_RUN 64
 
+#define FIRST_LOOK 64               // items: see come_near()
 #define INPLACE_KNOWN 32            // a power of 2
 #define INPLACE_FRAMES 8
 #define ROW_CACHE 32                // a power of 2
@@ -166,6 +167,7 @@ typedef struct {
 typedef struct {
     _PyParcel_Home *home;
     PyObject *root;                 // what the caller asked for
+    _PyParcel_Queue *queue;         // where it will be put, or NULL
     _PyParcel *parcel;
     PyGC_Head moved;                // owned containers that go as they are
     Py_ssize_t nmoved;
@@ -196,6 +198,11 @@ typedef struct {
     PyObject *message;              // what they have in common
     PyDictKeysObject *empty_keys;   // of all empty dicts
     int isolated;                   // _PyPacker_Isolate() has been done
+
+    // When the end is near: see come_near().
+    Py_ssize_t near_at;             // index of the root's item where to look at the clock
+    Py_ssize_t began_at;            // and where that was done first
+    PyTime_t began;                 // when
 
     int no_families;                // code will run: records only
 

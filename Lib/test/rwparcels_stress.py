@@ -31,6 +31,7 @@ WORK = """
 import random
 import threading
 import time
+import _testparcel
 import interpreters
 
 OBJECTS = (1, 2**100, 'x' * 50, b'y' * 1000, (1, (2, 'z')), [1, {'a': 2}], None)
@@ -56,6 +57,7 @@ def step(rnd):
         q.put(make_object(rnd), timeout=timeout,
               unbounditems=rnd.choice(UNBOUND))
     else:
+        _testparcel.expect(rnd.choice(qs))
         obj = q.get(timeout=timeout)
         assert isinstance(obj, EXPECTED), obj
         if isinstance(obj, memoryview):

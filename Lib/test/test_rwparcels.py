@@ -28,6 +28,7 @@ from test.support import threading_helper
 
 _parcels = import_helper.import_module('_parcels')
 _interpreters = import_helper.import_module('_interpreters')
+_testparcel = import_helper.import_module('_testparcel')
 
 # What every interpreter of these tests starts with.
 SETUP = """
@@ -54,6 +55,11 @@ def use_stub():
     sys.modules.update(make_stub())
 """
 exec(SETUP)
+
+
+requires_processors = unittest.skipIf(
+    hasattr(os, 'sched_getaffinity') and len(os.sched_getaffinity(0)) < 2,
+    'nobody spins on one processor')
 
 
 def setUpModule():
@@ -969,6 +975,118 @@ class WaitingTests(TestBase):
                 q.put(None)
         self.assertEqual(sorted(got), list(range(count)))
 
+    def rouse(self, q):
+        """Whoever waits for q, as soon as it sleeps."""
+        for _ in support.sleeping_retry(support.LONG_TIMEOUT, init_delay=0.0001):
+            if _testparcel.expect(q):
+                break
+
+    @requires_processors
+    def test_roused(self):
+        # Who is told that something comes goes on waiting when it does not.
+        q = _parcels.create_queue()
+        self.assertFalse(_testparcel.expect(q))
+        got = []
+        def get():
+            got.append(q.get(timeout=support.LONG_TIMEOUT))
+        with self.thread(get):
+            for _ in range(5):
+                self.rouse(q)
+            self.assertEqual(got, [])
+            q.put(1)
+        self.assertEqual(got, [1])
+        self.assertFalse(_testparcel.expect(q))
+
+    @requires_processors
+    def test_roused_until_timeout(self):
+        q = _parcels.create_queue()
+        waited = []
+        def get():
+            start = time.monotonic()
+            with contextlib.suppress(_parcels.QueueEmpty):
+                q.get(timeout=0.2)
+            waited.append(time.monotonic() - start)
+        with self.thread(get):
+            while not waited:
+                _testparcel.expect(q)
+        self.assertGreaterEqual(waited[0], 0.19)
+        self.assertLess(waited[0], support.SHORT_TIMEOUT)
+
+    @requires_processors
+    def test_one_of_several_is_not_roused(self):
+        # It can't be known which of them will be faster.
+        q = _parcels.create_queue()
+        got = []
+        def get():
+            got.append(q.get(timeout=support.LONG_TIMEOUT))
+        with self.thread(get):
+            self.rouse(q)
+            with self.thread(get):
+                # When both sleep, it is in vain from then on.
+                for _ in support.sleeping_retry(support.LONG_TIMEOUT):
+                    if not any(_testparcel.expect(q) for _ in range(10)):
+                        break
+                q.put(1)
+                q.put(2)
+        self.assertEqual(sorted(got), [1, 2])
+
+    @requires_processors
+    def test_long_message_rouses(self):
+        id = self.create()
+        there, back = _parcels.create_queue(), _parcels.create_queue()
+        def serve():
+            run(id, """
+                there, back = arg
+                while (item := there.get()) is not None:
+                    back.put(len(item))
+                """, (there, back))
+        def make():
+            return [{'a': i + 1000, 'b': str(i)} for i in range(20_000)]
+        with self.thread(serve):
+            for wrap in lambda rows: rows, _parcels.move:
+                with self.subTest(wrap):
+                    rows = make()
+                    for _ in support.sleeping_retry(support.LONG_TIMEOUT):
+                        before = _testparcel.count_roused()
+                        there.put(wrap(make()))
+                        self.assertEqual(back.get(timeout=support.LONG_TIMEOUT),
+                                         20_000)
+                        if _testparcel.count_roused() > before:
+                            break
+            # A short one comes at once.
+            before = _testparcel.count_roused()
+            for message in (1, 'x'), [1] * 10, [{'a': 1}] * 10:
+                self.rouse(there)
+                time.sleep(0.01)
+                there.put(message)
+                self.assertEqual(back.get(timeout=support.LONG_TIMEOUT),
+                                 len(message))
+            self.assertEqual(_testparcel.count_roused(), before + 3)
+            there.put(None)
+
+    def test_rousing_timeouts_and_items_race(self):
+        q = _parcels.create_queue()
+        count = 2000
+        got = []
+        def get():
+            while (item := q.get()) is not None:
+                got.append(item)
+                with contextlib.suppress(_parcels.QueueEmpty):
+                    got.append(q.get(timeout=0.00005))
+        def rouse():
+            while len(got) < count:
+                _testparcel.expect(q)
+        with self.thread(get), self.thread(rouse):
+            for i in range(count):
+                if i % 3 == 0:
+                    time.sleep(0.00005)
+                q.put(i)
+            for _ in support.sleeping_retry(support.LONG_TIMEOUT):
+                if len(got) == count:
+                    break
+            q.put(None)
+        self.assertEqual(got, list(range(count)))
+
     def test_unreferenced_while_waiting(self):
         # The waiting call keeps the queue.
         errors = []
@@ -1016,6 +1134,18 @@ class SignalTests(TestBase):
         self.interrupted(lambda: q.put(2, timeout=support.LONG_TIMEOUT))
         self.assertEqual((q.qsize(), q.get()), (1, 1))
 
+    def test_roused(self):
+        q = _parcels.create_queue()
+        over = threading.Event()
+        def rouse():
+            while not over.is_set():
+                _testparcel.expect(q)
+        with self.thread(rouse):
+            try:
+                self.interrupted(lambda: q.get(timeout=support.LONG_TIMEOUT))
+            finally:
+                over.set()
+
     def test_subinterpreter(self):
         id = self.create()
         q = _parcels.create_queue()
@@ -1053,7 +1183,20 @@ class ClosingTests(TestBase):
             with self.subTest(wait):
                 self.check_waiting_thread(wait)
 
-    def check_waiting_thread(self, wait):
+    def test_roused_thread(self):
+        over = threading.Event()
+        def rouse():
+            while not over.is_set():
+                _testparcel.expect(empty)
+        empty = _parcels.create_queue()
+        with self.thread(rouse):
+            try:
+                for _ in range(5):
+                    self.check_waiting_thread('empty.get()', empty)
+            finally:
+                over.set()
+
+    def check_waiting_thread(self, wait, empty=None):
         id = self.create()
         report = _parcels.create_queue(unbounditems=_parcels.UNBOUND_REMOVE)
         started = _parcels.create_queue()
@@ -1069,7 +1212,7 @@ class ClosingTests(TestBase):
                 except BaseException as exc:
                     report.put(type(exc).__name__)
             threading.Thread(target=wait).start()
-            """, (report, started, _parcels.create_queue(), full))
+            """, (report, started, empty or _parcels.create_queue(), full))
         started.get(timeout=support.LONG_TIMEOUT)
         # Wherever it is now, this comes to an end.
         _parcels.close(id)

@@ -31,6 +31,8 @@ LIMITS = {
     'syscall': 'a system call',
     'spin': 'there and back between two threads that spin',
     'futex': 'there and back between two threads by futex',
+    'wake': 'a thread that slept for 2 ms, woken, until it runs',
+    'waker': 'the same, until whoever woke it goes on',
     'pipe': 'there and back between two threads by pipes',
     'thread': 'a thread, created and joined',
     'fork': 'a small process, forked and ended',
@@ -42,6 +44,7 @@ LIMITS = {
 }
 # Beyond this it was not that which was measured.
 PLAUSIBLE = {'syscall': (1e-8, 1e-4), 'spin': (1e-9, 1e-2), 'futex': (1e-7, 1e-1),
+             'wake': (1e-7, 1e-1), 'waker': (1e-7, 1e-1),
              'pipe': (1e-7, 1e-1), 'thread': (1e-6, 1), 'fork': (1e-5, 1),
              'fault': (1e-8, 1e-2), 'fault_huge': (1e-10, 1e-2), 'copy': (1e-12, 1e-7),
              'walk': (1e-11, 1e-5), 'rewrite': (1e-10, 1e-5)}

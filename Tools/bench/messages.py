@@ -77,6 +77,7 @@ def count(there, back, many):
 def acknowledge(there, back):
     while (item := there.get()) is not None:
         back.put(len(item))
+        del item        # now, not while the next is on its way
 
 
 # --- This side ---------------------------------------------------------------

@@ -43,6 +43,7 @@ import pickle
 import random
 import subprocess
 import sys
+import threading
 import time
 
 from benchlib import (
@@ -177,16 +178,22 @@ class Case(Baselines):
 class Stock:
     """Another Python, and what it measures: its own ways."""
 
+    TIMEOUT = 300       # seconds for an answer
+
     def __init__(self, python):
         self.child = subprocess.Popen(
             [python, os.path.abspath(__file__), '--serve'], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True, env=clean_environment())
 
     def ask(self, *words):
+        timer = threading.Timer(self.TIMEOUT, self.child.kill)
+        timer.daemon = True
+        timer.start()
         self.child.stdin.write(json.dumps(words) + '\n')
         self.child.stdin.flush()
         answer = self.child.stdout.readline()
-        ensure(answer, f'stock, {" ".join(map(str, words))}')
+        timer.cancel()
+        ensure(answer, f'stock, {" ".join(map(str, words))}, within {self.TIMEOUT} s')
         return json.loads(answer)
 
     def take(self, name, size):
