@@ -182,10 +182,9 @@ _PyPacker_SettleKeys(packer *p, PyDictUnicodeEntry *entries, Py_ssize_t n, int o
     }
     p->rekeyed[p->nrekeyed++] = (rekeyed){entries, row - p->rows};
     for (Py_ssize_t i = 0; i < n; i++) {
-        // What they had is released by _PyPacker_FreeRows().
-        if (row->to[i] != row->from[i]) {
-            entries[i].me_key = Py_NewRef(row->to[i]);
-        }
+        // _PyPacker_CountRows() counts these references, all at once, and
+        // _PyPacker_FreeRows() releases those that were there.
+        entries[i].me_key = row->to[i];
     }
     return 0;
 }
@@ -225,6 +224,29 @@ _PyPacker_CopyKeys(packer *p, const PyDictUnicodeEntry *from, PyDictUnicodeEntry
     return common ? add_row(p, &row) : 0;
 }
 
+/* `n` references more, or if it is negative fewer. */
+static void
+count_many(PyObject *obj, Py_ssize_t n)
+{
+    if (n == 0 || _Py_IsImmortal(obj)) {
+        return;
+    }
+    assert(Py_REFCNT(obj) + n > 0);
+    Py_SET_REFCNT(obj, Py_REFCNT(obj) + n);
+#ifdef Py_REF_DEBUG
+    _Py_AddRefTotal(_PyThreadState_GET(), n);
+#endif
+}
+
+static void
+release_many(PyObject *obj, Py_ssize_t n)
+{
+    if (n > 0) {
+        count_many(obj, 1 - n);
+        Py_DECREF(obj);
+    }
+}
+
 void
 _PyPacker_CountRows(packer *p)
 {
@@ -234,9 +256,13 @@ _PyPacker_CountRows(packer *p)
             continue;
         }
         p->parcel->stats.shared += row->uses * row->nshared;
+        row->counted = 1;
         for (Py_ssize_t i = 0; i < row->n; i++) {
             if (row->kept[i] != 0) {
                 p->kept[row->kept[i] - 1].seen += row->uses;
+            }
+            if (row->to[i] != row->from[i]) {
+                count_many(row->to[i], row->uses);
             }
         }
     }
@@ -249,28 +275,20 @@ _PyPacker_UndoRows(packer *p)
         PyDictUnicodeEntry *entries = p->rekeyed[i].entries;
         key_row *row = &p->rows[p->rekeyed[i].row];
         for (Py_ssize_t j = 0; j < row->n; j++) {
+            entries[j].me_key = row->from[j];
+        }
+    }
+    for (Py_ssize_t r = 0; r < p->nrows; r++) {
+        key_row *row = &p->rows[r];
+        for (Py_ssize_t j = 0; row->counted && j < row->n; j++) {
             if (row->to[j] != row->from[j]) {
-                entries[j].me_key = row->from[j];
-                Py_DECREF(row->to[j]);
+                release_many(row->to[j], row->uses);
             }
         }
     }
     p->nrekeyed = p->nrows = 0;
     p->last_row = 0;
     memset(p->row_cache, 0, sizeof(p->row_cache));
-}
-
-static void
-release_many(PyObject *obj, Py_ssize_t n)
-{
-    if (n == 0 || _Py_IsImmortal(obj)) {
-        return;
-    }
-    Py_SET_REFCNT(obj, Py_REFCNT(obj) - (n - 1));
-#ifdef Py_REF_DEBUG
-    _Py_AddRefTotal(_PyThreadState_GET(), -(n - 1));
-#endif
-    Py_DECREF(obj);
 }
 
 void

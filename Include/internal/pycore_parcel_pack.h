@@ -145,6 +145,7 @@ typedef struct {
     int owned;
     int same;                       // all stay
     int nshared;                    // are process-wide
+    int counted;                    // what the uses refer to has their references
     int next;                       // 1 + index of the one that came after it; 0: none
     Py_ssize_t uses;                // owned dicts with them, after the first
 } key_row;
