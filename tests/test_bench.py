@@ -313,3 +313,19 @@ def test_report(tmp_path):
     ids = re.findall(r' id="([^"]*)"', page)
     assert len(ids) == len(set(ids))
     assert "#0a0b" not in page and not re.search(r"(src|href)=\"http", page)
+
+
+def test_report_as_text(tmp_path):
+    about = {"script": "fan", "question": "How fast?", "command": "./python fan.py", "date": "2000-01-01 00:00:00",
+             "commit": "abc+", "cpu_model_name": "cpu", "cpu_count": 2, "usable_cpus": 2, "memory": "1 GiB",
+             "platform": "p", "load_avg_1min": 0.0}
+    (tmp_path / "fan.json").write_text(json.dumps({"version": "1.0", "metadata": about, "benchmarks": []}))
+    (tmp_path / "fan.txt").write_text(f"\nround 1 of 2 done\n\n        time  +-\nthis  1.00 s  5%  \n{TOP}/build/x\n")
+    subprocess.run([sys.executable, BENCH / "report.py", "--results", tmp_path, "--rst", tmp_path / "out.rst"],
+                   check=True, timeout=120)
+    lines = (tmp_path / "out.rst").read_text().splitlines()
+    start = lines.index("How fast?")
+    assert lines[start:] == [
+        "How fast?", "---------", "", "``./python fan.py``; 2000-01-01 00:00:00, commit abc+", "", ".. code-block:: text",
+        "", "           time  +-", "   this  1.00 s  5%", "   build/x"]
+    assert "* stock: not measured: it was not built" in lines

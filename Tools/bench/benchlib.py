@@ -45,13 +45,18 @@ def parse_args(doc, rounds, add=None):
     return args
 
 
-def write_json(args, data, stock=None):
-    """data: {what: {way: [seconds]}}; stock: as write_own()'s."""
+def write_json(args, data, stock=None, title='', x_label=''):
+    """data: {what: {way: [seconds]}}; stock: as write_own()'s.  With a title, what is
+    (kind, number): a picture with lines for each kind."""
     import runner       # which imports this module
     script = sys.argv[0]
-    panel = runner.Panel(runner.question_of(script), '')
+    def place(what):
+        if title:
+            kind, x = what
+            return runner.Panel(f'{title}: {kind}', x_label), x
+        return runner.Panel(runner.question_of(script), ''), what
     runner.write_own(args.json, script, [
-        (panel, what, way, [times]) for what, ways in data.items()
+        (*place(what), way, [times]) for what, ways in data.items()
         for way, times in ways.items()], stock)
 
 

@@ -81,16 +81,16 @@ def main():
         for kind in KINDS:
             for label, size in sizes.items():
                 name = f'{kind}, {label}'
-                times = data[name] = measure(process, kind, size, args.rounds,
-                                             name)
+                times = data[kind, size] = measure(process, kind, size, args.rounds,
+                                                   name)
                 moved, piped = median(times['move']), median(times['pipe'])
-                smallest = median(data[f'{kind}, 100 B']['move'])
+                smallest = median(data[kind, 100]['move'])
                 rows.append((name, show(moved), f'{spread(times["move"]):.0f}%',
                              f'{moved / smallest:.2f}', show(piped),
                              f'{spread(times["pipe"]):.0f}%',
                              f'{piped / moved:.0f}'))
     print_table(('', 'move', '+-', '/100 B', 'pipe', '+-', 'pipe/move'), rows)
-    write_json(args, data)
+    write_json(args, data, title='Moving a buffer', x_label='size in bytes')
 
 
 if __name__ == '__main__':

@@ -13,8 +13,9 @@ each, after one to warm up.  No Python is involved.
 
 How to read the table.  Medians, and the interquartile range in percent.  A copy in
 seconds for each byte, which is also given as bandwidth; all others for one operation.
-In a virtual machine "futex" depends on whether the hypervisor lets an idle core spin: 2 to 30
-us are common.  If the two threads run on one core, a wake-up is cheaper than across cores.
+In a virtual machine "futex" depends on whether an idle core spins for a while: 2 to 30 us are
+common.  "wake" is what it takes when it does not any more.  If the two threads run on one
+core, a wake-up is cheaper than across cores.
 """
 
 import argparse
@@ -31,8 +32,8 @@ LIMITS = {
     'syscall': 'a system call',
     'spin': 'there and back between two threads that spin',
     'futex': 'there and back between two threads by futex',
-    'wake': 'a thread that slept for 2 ms, woken, until it runs',
-    'waker': 'the same, until whoever woke it goes on',
+    'wake': 'a thread that slept for 2 ms, woken',
+    'waker': 'the same, for who wakes it',
     'pipe': 'there and back between two threads by pipes',
     'thread': 'a thread, created and joined',
     'fork': 'a small process, forked and ended',
@@ -40,7 +41,7 @@ LIMITS = {
     'fault_huge': 'the same, in huge pages if the system has them',
     'copy': 'a byte, copied in memory',
     'walk': 'an object, reached by its pointer and changed',
-    'rewrite': 'an object of 32 bytes, read by its pointer and written again',
+    'rewrite': 'an object of 32 bytes, read and written again',
 }
 # Beyond this it was not that which was measured.
 PLAUSIBLE = {'syscall': (1e-8, 1e-4), 'spin': (1e-9, 1e-2), 'futex': (1e-7, 1e-1),

@@ -100,9 +100,9 @@ def main():
             case = Case(make, n)
             times = in_turns(case.ways(), args.rounds, f'{shape} {n}')
             times['pack'] = case.packing[1:]
-            data[f'{shape} {n}'] = times
+            data[shape, n] = times
             opened = median(times['open'])
-            flat = opened / median(data[f'{shape} 10']['open'])
+            flat = opened / median(data[shape, 10]['open'])
             loads = (f'{median(times["loads"]) / opened:.0f}'
                      if 'loads' in times else '')
             rows.append((f'{shape}, {n:,}', show(opened),
@@ -110,7 +110,7 @@ def main():
                          show(median(times['pack'])), loads))
             n *= 10
     print_table(('', 'open', '+-', '/10', 'pack', 'loads/open'), rows)
-    write_json(args, data)
+    write_json(args, data, title='Opening a parcel', x_label='objects')
 
 
 if __name__ == '__main__':

@@ -4,10 +4,14 @@
 Usage
     make bench && make bench-report             # build/bench/report.html
     python Tools/bench/report.py [--results DIR] [--out FILE]
+    python Tools/bench/report.py --rst Doc/internals/report.rst   # for the documentation
 
 Reads the results of run_all.py (DIR/*.json) and of pyperformance_compare.py
 (DIR/pyperformance/table.json).  Needs matplotlib: without it, this goes on in
 build/bench/venv, which it makes.
+
+--rst writes what the scripts printed (DIR/*.txt), with the machine and the commands, in
+place of the page; it needs no matplotlib.
 
 The page is one file.  Each picture is drawn once: its colours are variables of the
 page, which has a light and a dark set of them.
@@ -491,7 +495,8 @@ def suite_section(data):
     return '\n'.join(parts)
 
 
-def about_table(about):
+def describe(about):
+    """[(what, text)]: the machine and the builds."""
     words = [('Processor', f'{about["cpu_model_name"]}, {about["usable_cpus"]} of'
               f' {about["cpu_count"]} cores'), ('Memory', about['memory']),
              ('System', about['platform'])]
@@ -501,25 +506,65 @@ def about_table(about):
             words.append((text, f'{about[f"build_{name}"]}; {about[f"flags_{name}"]}'))
         else:
             words.append((text, 'not measured: it was not built'))
+    return words
+
+
+def about_table(about):
     rows = ''.join(f'<tr><th>{html.escape(key)}</th><td>{html.escape(str(value))}</td></tr>'
-                   for key, value in words)
+                   for key, value in describe(about))
     return f'<table class="about">{rows}</table>'
 
 
-def page(results):
+def read_all(results):
+    """({script: what read() returns}, about the machine, dates)"""
     there = {path.stem: path for path in sorted(results.glob('*.json')) if is_result(path)}
     found = {script: read(there[script])
              for script in [*SCRIPTS, *sorted(there.keys() - set(SCRIPTS))] if script in there}
     if not found:
         sys.exit(f'no results in {results}; next: make bench')
+    # The machine and the builds, from the script that knows most of them.
+    about = max((about for about, _ in found.values()), key=len)
+    return found, about, sorted(about['date'] for about, _ in found.values())
+
+
+PROGRESS = re.compile(r'^round \d+ of \d+ done\n', re.MULTILINE)
+
+
+def heading(text, underline):
+    return [text, underline * len(text), '']
+
+
+def text_page(results):
+    """The same as reStructuredText, without pictures."""
+    found, about, dates = read_all(results)
+    lines = [*heading('The last full report', '='),
+             f'What the benchmarks printed from {dates[0]} to {dates[-1]}.  Times are medians, and ``+-`` is',
+             'the interquartile range in percent; the head of each script says how it measures, and',
+             ':doc:`measurements` what the figures mean.', '',
+             '.. code-block:: shell', '',
+             '   make stock stock-freethreaded && make bench-full',
+             '   python3 Tools/bench/report.py --rst Doc/internals/report.rst    # this page', '',
+             *(f'* {key}: {value}' for key, value in describe(about)), '']
+    for script, (one, _) in found.items():
+        printed = results / f'{script}.txt'
+        if printed.exists():
+            text = printed.read_text(encoding='utf-8').replace(f'{TOP}{os.sep}', '')
+            commit = f', commit {one["commit"]}' if 'commit' in one else ''
+            lines += [*heading(one['question'], '-'),
+                      f'``{one["command"]}``; {one["date"]}{commit}', '',
+                      '.. code-block:: text', '',
+                      *(f'   {line}'.rstrip() for line in PROGRESS.sub('', text).strip('\n').splitlines()),
+                      '']
+    return '\n'.join(lines)
+
+
+def page(results):
+    found, about, dates = read_all(results)
     limits = {}
     if 'limits' in found:
         points = found['limits'][1][0].ways()[0].points
         limits = {name: points[label][1] for name, label in MEASURED.items()
                   if label in points}
-    # The machine and the builds, from the script that knows most of them.
-    about = max((about for about, _ in found.values()), key=len)
-    dates = sorted(about['date'] for about, _ in found.values())
     busiest = max(about['load_avg_1min'] for about, _ in found.values())
     body, links = [], []
     suite = results / 'pyperformance' / 'table.json'
@@ -574,7 +619,12 @@ def main():
     parser.add_argument('--results', type=pathlib.Path, default=RESULTS, metavar='DIR')
     parser.add_argument('--out', type=pathlib.Path, metavar='FILE',
                         help='default: report.html in DIR')
+    parser.add_argument('--rst', type=pathlib.Path, metavar='FILE',
+                        help='write the tables as reStructuredText')
     args = parser.parse_args()
+    if args.rst:
+        args.rst.write_text(text_page(args.results), encoding='utf-8')
+        return
     try:
         import matplotlib
     except ImportError:

@@ -104,6 +104,17 @@ def find_builds(args):
     return found
 
 
+def last_commit():
+    """Of what is measured, with + if files have been changed; '' if that can't be told."""
+    try:
+        proc = subprocess.run(['git', 'describe', '--always', '--dirty=+', '--exclude=*'],
+                              cwd=TOP, text=True, timeout=60, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except (OSError, subprocess.SubprocessError):
+        return ''
+    return proc.stdout.strip() if proc.returncode == 0 else ''
+
+
 def about_machine(builds):
     """For the head of a report; only str, as pyperf has it."""
     model = 'unknown'
@@ -120,6 +131,9 @@ def about_machine(builds):
              'memory': f'{os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30:.0f} GiB',
              'platform': platform.platform(),
              'load_avg_1min': os.getloadavg()[0]}
+    commit = last_commit()
+    if commit:
+        about['commit'] = commit
     for name, (_, (version, configured, compiler, flags)) in builds.items():
         about[f'build_{name}'] = ' '.join(version.split())
         about[f'flags_{name}'] = f'configure {configured}; {compiler} {flags}'
