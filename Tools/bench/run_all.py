@@ -3,7 +3,7 @@
 
 Usage
     make bench          # about 8 minutes on two cores; nothing else should run
-    make bench-full     # hours; goes on where it was interrupted
+    make bench-full     # over an hour; goes on where it was interrupted
     ./python Tools/bench/run_all.py [--smoke | --full] [--resume] [--only SCRIPT ...]
                                     [--stock PYTHON] [--freethreaded PYTHON] [--out DIR]
 
