@@ -51,6 +51,7 @@ STAND_IN = {name: f'#0a0b{i:02x}' for i, name in enumerate(COLOURS)}
 # How a way is drawn: by the first of these words in its name.
 STYLES = [
     ('this machine', 'this', 'o'),
+    ('RWPython, inside', 'moved', 'D'), ('stock, inside', 'two', 'P'),
     ('stock pickle', 'threads', 'd'), ('stock pipe', 'two', 'P'),
     ('put_many', 'other', 'v'), ('moved', 'moved', 'D'), ('without GIL', 'free', '*'),
     ('stock interp', 'stock', 's'), ('spawn', 'two', 'P'), ('fork', 'one', '^'),
