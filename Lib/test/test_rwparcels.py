@@ -1006,8 +1006,8 @@ class WaitingTests(TestBase):
             with contextlib.suppress(_parcels.QueueEmpty):
                 q.get(timeout=0.2)
             waited.append(time.monotonic() - start)
-        with self.thread(get):
-            while not waited:
+        with self.thread(get) as thread:
+            while thread.is_alive():
                 _testparcel.expect(q)
         self.assertGreaterEqual(waited[0], 0.19)
         self.assertLess(waited[0], support.SHORT_TIMEOUT)
@@ -1017,14 +1017,21 @@ class WaitingTests(TestBase):
         # It can't be known which of them will be faster.
         q = _parcels.create_queue()
         got = []
-        def get():
+        def get(started):
+            started.set()
             got.append(q.get(timeout=support.LONG_TIMEOUT))
-        with self.thread(get):
+        def look():
+            time.sleep(0.01)        # it sleeps again
+            return _testparcel.expect(q)
+        first, second = threading.Event(), threading.Event()
+        with self.thread(get, first):
             self.rouse(q)
-            with self.thread(get):
+            self.assertTrue(first.is_set())
+            with self.thread(get, second):
+                second.wait()
                 # When both sleep, it is in vain from then on.
                 for _ in support.sleeping_retry(support.LONG_TIMEOUT):
-                    if not any(_testparcel.expect(q) for _ in range(10)):
+                    if not any(look() for _ in range(10)):
                         break
                 q.put(1)
                 q.put(2)
@@ -1042,10 +1049,10 @@ class WaitingTests(TestBase):
                 """, (there, back))
         def make():
             return [{'a': i + 1000, 'b': str(i)} for i in range(20_000)]
-        with self.thread(serve):
+        with self.thread(serve), contextlib.ExitStack() as stack:
+            stack.callback(there.put, None)
             for wrap in lambda rows: rows, _parcels.move:
                 with self.subTest(wrap):
-                    rows = make()
                     for _ in support.sleeping_retry(support.LONG_TIMEOUT):
                         before = _testparcel.count_roused()
                         there.put(wrap(make()))
@@ -1062,29 +1069,26 @@ class WaitingTests(TestBase):
                 self.assertEqual(back.get(timeout=support.LONG_TIMEOUT),
                                  len(message))
             self.assertEqual(_testparcel.count_roused(), before + 3)
-            there.put(None)
 
     def test_rousing_timeouts_and_items_race(self):
         q = _parcels.create_queue()
         count = 2000
         got = []
         def get():
-            while (item := q.get()) is not None:
-                got.append(item)
-                with contextlib.suppress(_parcels.QueueEmpty):
-                    got.append(q.get(timeout=0.00005))
-        def rouse():
             while len(got) < count:
-                _testparcel.expect(q)
-        with self.thread(get), self.thread(rouse):
-            for i in range(count):
-                if i % 3 == 0:
-                    time.sleep(0.00005)
-                q.put(i)
-            for _ in support.sleeping_retry(support.LONG_TIMEOUT):
-                if len(got) == count:
-                    break
-            q.put(None)
+                got.append(q.get(timeout=support.LONG_TIMEOUT))
+                if len(got) < count:
+                    with contextlib.suppress(_parcels.QueueEmpty):
+                        got.append(q.get(timeout=0.00005))
+        with self.thread(get) as getter:
+            def rouse():
+                while getter.is_alive():
+                    _testparcel.expect(q)
+            with self.thread(rouse):
+                for i in range(count):
+                    if i % 3 == 0:
+                        time.sleep(0.00005)
+                    q.put(i)
         self.assertEqual(got, list(range(count)))
 
     def test_unreferenced_while_waiting(self):

@@ -458,10 +458,10 @@ def docstring(script):
     return ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
 
 
-def section(script, about, pictures, limits):
+def section(script, about, ran, pictures, limits):
     parts = [f'<h2 id="{script}">{html.escape(about["question"])}</h2>',
              f'<p class="faint"><code>{html.escape(about["command"])}</code>;'
-             f' {html.escape(about["date"])}</p>',
+             f' {html.escape(ran)}</p>',
              f'<details><summary>How it is measured, and how to read it</summary>'
              f'<pre>{html.escape(docstring(script))}</pre></details>']
     for i, group in enumerate(groups(pictures)):
@@ -528,6 +528,14 @@ def read_all(results):
     return found, about, sorted(about['date'] for about, _ in found.values())
 
 
+def when(one, found):
+    """When a script ran, on what commit, and on which of several builds."""
+    text = one['date'] + (f', commit {one["commit"]}' if 'commit' in one else '')
+    if len({other.get('build_this') for other, _ in found.values()}) > 1:
+        text += f', RWPython {one["build_this"]}'
+    return text
+
+
 PROGRESS = re.compile(r'^round \d+ of \d+ done\n', re.MULTILINE)
 
 
@@ -550,9 +558,8 @@ def text_page(results):
         printed = results / f'{script}.txt'
         if printed.exists():
             text = printed.read_text(encoding='utf-8').replace(f'{TOP}{os.sep}', '')
-            commit = f', commit {one["commit"]}' if 'commit' in one else ''
             lines += [*heading(one['question'], '-'),
-                      f'``{one["command"]}``; {one["date"]}{commit}', '',
+                      f'``{one["command"]}``; {when(one, found)}', '',
                       '.. code-block:: text', '',
                       *(f'   {line}'.rstrip() for line in PROGRESS.sub('', text).strip('\n').splitlines()),
                       '']
@@ -571,7 +578,7 @@ def page(results):
     suite = results / 'pyperformance' / 'table.json'
     for script, (one, pictures) in found.items():
         links.append(f'<a href="#{script}">{html.escape(one["question"])}</a>')
-        body.append(section(script, one, pictures, limits))
+        body.append(section(script, one, when(one, found), pictures, limits))
     if suite.exists():
         links.append('<a href="#pyperformance">How fast is this Python in pyperformance?</a>')
         body.append(suite_section(json.loads(suite.read_text(encoding='utf-8'))))

@@ -66,7 +66,9 @@ def options(name, args):
 def run(name, words, out):
     """Run a script, showing and keeping what it prints; return its status."""
     script = os.path.join(FOLDER, f'{name}.py')
-    command = [sys.executable, script, *words, '--json', str(out / f'{name}.json')]
+    results = out / f'{name}.json'
+    results.unlink(missing_ok=True)         # they would not be of what is printed now
+    command = [sys.executable, script, *words, '--json', str(results)]
     with open(out / f'{name}.txt', 'w', encoding='utf-8') as kept:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, text=True,
                                    stdout=subprocess.PIPE)

@@ -105,7 +105,7 @@ def find_builds(args):
 
 
 def last_commit():
-    """Of what is measured, with + if files have been changed; '' if that can't be told."""
+    """Of the checkout, with + if files have been changed; '' if that can't be told."""
     try:
         proc = subprocess.run(['git', 'describe', '--always', '--dirty=+', '--exclude=*'],
                               cwd=TOP, text=True, timeout=60, stdin=subprocess.DEVNULL,

@@ -41,6 +41,7 @@ import json
 import os
 import pickle
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -183,10 +184,12 @@ class Stock:
     def __init__(self, python):
         self.child = subprocess.Popen(
             [python, os.path.abspath(__file__), '--serve'], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True, env=clean_environment())
+            stdout=subprocess.PIPE, text=True, env=clean_environment(),
+            start_new_session=True)
 
     def ask(self, *words):
-        timer = threading.Timer(self.TIMEOUT, self.child.kill)
+        # With the process at the other end of its pipe.
+        timer = threading.Timer(self.TIMEOUT, os.killpg, [self.child.pid, signal.SIGKILL])
         timer.daemon = True
         timer.start()
         self.child.stdin.write(json.dumps(words) + '\n')
