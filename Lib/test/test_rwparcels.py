@@ -1108,6 +1108,12 @@ class WaitingTests(TestBase):
                      'signals are for the main thread')
 class SignalTests(TestBase):
 
+    def setUp(self):
+        super().setUp()
+        # A shell's background job ignores it.
+        old = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, old)
+
     def interrupted(self, wait):
         import _thread
         # Before, while or after it goes to sleep: whenever.

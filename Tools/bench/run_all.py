@@ -17,6 +17,7 @@ the same options: DIR/SCRIPT.done says so.  When there are none left, all begin 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -67,7 +68,8 @@ def run(name, words, out):
     """Run a script, showing and keeping what it prints; return its status."""
     script = os.path.join(FOLDER, f'{name}.py')
     results = out / f'{name}.json'
-    results.unlink(missing_ok=True)         # they would not be of what is printed now
+    with contextlib.suppress(OSError):
+        results.unlink()        # they would not be of what is printed now
     command = [sys.executable, script, *words, '--json', str(results)]
     with open(out / f'{name}.txt', 'w', encoding='utf-8') as kept:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, text=True,
