@@ -328,4 +328,4 @@ def test_report_as_text(tmp_path):
     assert lines[start:] == [
         "How fast?", "---------", "", "``./python fan.py``; 2000-01-01 00:00:00, commit abc+", "", ".. code-block:: text",
         "", "           time  +-", "   this  1.00 s  5%", "   build/x"]
-    assert "* stock: not measured: it was not built" in lines
+    assert "* stock: ``not measured: it was not built``" in lines

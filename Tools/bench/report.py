@@ -553,7 +553,7 @@ def text_page(results):
              '.. code-block:: shell', '',
              '   make stock stock-freethreaded && make bench-full',
              '   python3 Tools/bench/report.py --rst Doc/internals/report.rst    # this page', '',
-             *(f'* {key}: {value}' for key, value in describe(about)), '']
+             *(f'* {key}: ``{value}``' for key, value in describe(about)), '']
     for script, (one, _) in found.items():
         printed = results / f'{script}.txt'
         if printed.exists():
