@@ -611,6 +611,9 @@ park_and_spin(waiter *w, PyTime_t deadline)
         if (spin(w, now, deadline, ROUSED_NS)) {
             return TURN_RETRY;
         }
+        if (deadline >= 0 && _PyDeadline_Get(deadline) <= 0) {
+            return TURN_TIMEOUT;
+        }
     }
     return res;
 }
@@ -622,21 +625,21 @@ _PyParcel_QueueExpect(_PyParcel_Queue *q)
         return 0;
     }
     side *s = &q->gets;
-    waiter *chain = NULL;
     lock(&q->mutex);
     waiter *w = s->first;
     // If several wait, one of the others would be woken in vain.
-    if (w != NULL && w == s->last && w->bell == NULL) {
+    int roused = (w != NULL && w == s->last && w->bell == NULL);
+    if (roused) {
         side_unlink(s, w);
         w->state = WAITER_ROUSED;
-        chain = chain_add(NULL, w);
     }
     unlock(&q->mutex);
-    post_all(chain);
-    if (chain != NULL) {
+    if (roused) {
         _Py_atomic_add_int(&registry.roused, 1);
+        // After this it may be gone.
+        _PySemaphore_Wakeup(&w->sema);
     }
-    return chain != NULL;
+    return roused;
 }
 
 int

@@ -240,10 +240,10 @@ extern _PyParcel_Status _PyParcel_QueuePutMany(
     _PyParcel_Home *, _PyParcel_Queue *, _PyParcel_Packer pack, void *arg,
     Py_ssize_t n, int unbound, PyTime_t timeout, Py_ssize_t *done);
 
-/* Something will be put within a tenth of a millisecond or so: a thread that sleeps
-   until then is woken, which takes a core that sleeps, too, about as long, and spins.
-   Nothing is promised: it may be late, or not come.  True if there was such a thread.
-   No thread state is needed. */
+/* Something will be put within a tenth of a millisecond or so.  The thread that sleeps
+   for it, if there is just one, is woken and spins: for a core that sleeps, too, waking
+   takes about as long.  Nothing is promised: it may be late, or not come.  True if there
+   was such a thread.  No thread state is needed. */
 PyAPI_FUNC(int) _PyParcel_QueueExpect(_PyParcel_Queue *);
 /* How often that was true, in this process. */
 PyAPI_FUNC(int) _PyParcel_CountRoused(void);

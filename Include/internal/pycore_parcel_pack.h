@@ -187,6 +187,10 @@ typedef struct {
     Py_ssize_t nchanges, changes_room;
     PyObject **dissolved;           // owned instances
     Py_ssize_t ndissolved, dissolved_room;
+    // When the end is near: see come_near().
+    Py_ssize_t near_at;             // index of the root's item where to look at the clock
+    Py_ssize_t began_at;            // and where that was done first
+    PyTime_t began;                 // when
     given *givens;
     Py_ssize_t ngivens, givens_room;
     Py_ssize_t npending;            // records that are unmade()
@@ -199,11 +203,6 @@ typedef struct {
     PyObject *message;              // what they have in common
     PyDictKeysObject *empty_keys;   // of all empty dicts
     int isolated;                   // _PyPacker_Isolate() has been done
-
-    // When the end is near: see come_near().
-    Py_ssize_t near_at;             // index of the root's item where to look at the clock
-    Py_ssize_t began_at;            // and where that was done first
-    PyTime_t began;                 // when
 
     int no_families;                // code will run: records only
 

@@ -821,20 +821,28 @@ class UnboundTests(TestBase):
 
 class WaitingTests(TestBase):
 
-    def test_get_waits(self):
+    @contextlib.contextmanager
+    def answering(self, answer):
+        """An interpreter that answers each item, by the queues (there, back)."""
         id = self.create()
         there, back = _parcels.create_queue(), _parcels.create_queue()
         def serve():
-            run(id, """
+            run(id, f"""
                 there, back = arg
                 while (item := there.get()) is not None:
-                    back.put(item)
+                    back.put({answer})
                 """, (there, back))
         with self.thread(serve):
+            try:
+                yield there, back
+            finally:
+                there.put(None)
+
+    def test_get_waits(self):
+        with self.answering('item') as (there, back):
             for i in range(1000):
                 there.put(i)
                 self.assertEqual(back.get(timeout=support.LONG_TIMEOUT), i)
-            there.put(None)
 
     def test_put_waits(self):
         id = self.create()
@@ -1017,18 +1025,14 @@ class WaitingTests(TestBase):
         # It can't be known which of them will be faster.
         q = _parcels.create_queue()
         got = []
-        def get(started):
-            started.set()
+        def get():
             got.append(q.get(timeout=support.LONG_TIMEOUT))
         def look():
             time.sleep(0.01)        # it sleeps again
             return _testparcel.expect(q)
-        first, second = threading.Event(), threading.Event()
-        with self.thread(get, first):
+        with self.thread(get):
             self.rouse(q)
-            self.assertTrue(first.is_set())
-            with self.thread(get, second):
-                second.wait()
+            with self.thread(get):
                 # When both sleep, it is in vain from then on.
                 for _ in support.sleeping_retry(support.LONG_TIMEOUT):
                     if not any(look() for _ in range(10)):
@@ -1039,18 +1043,9 @@ class WaitingTests(TestBase):
 
     @requires_processors
     def test_long_message_rouses(self):
-        id = self.create()
-        there, back = _parcels.create_queue(), _parcels.create_queue()
-        def serve():
-            run(id, """
-                there, back = arg
-                while (item := there.get()) is not None:
-                    back.put(len(item))
-                """, (there, back))
         def make():
             return [{'a': i + 1000, 'b': str(i)} for i in range(20_000)]
-        with self.thread(serve), contextlib.ExitStack() as stack:
-            stack.callback(there.put, None)
+        with self.answering('len(item)') as (there, back):
             for wrap in lambda rows: rows, _parcels.move:
                 with self.subTest(wrap):
                     for _ in support.sleeping_retry(support.LONG_TIMEOUT):

@@ -147,28 +147,24 @@ meet(const void *arg)
 /* In a virtual machine its core may have gone to sleep with it, which a thread that was
    woken a moment ago does not show. */
 
-typedef struct {
-    double slept;               // at least, in seconds
-    int only_waking;            // what it takes whoever wakes, not until the other runs
-} Waking;
-
-static const Waking after_sleep = {2e-3, 0}, after_sleep_waker = {2e-3, 1};
+static const double slept = 2e-3;               // at least, in seconds
+// When the clock stops.
+static const int it_runs = 0, waker_goes_on = 1;
 
 static void *
 sleeper(void *arg)
 {
-    (void)arg;
     for (long i = 0; i < turns; i++) {
         wait_by_futex(1);
         atomic_store(&turn, 0);
     }
-    return NULL;
+    return arg;
 }
 
 static double
 wake_sleeper(const void *arg)
 {
-    const Waking *waking = arg;
+    int until = *(const int *)arg;
     pthread_t thread;
     turns = scaled(200);
     atomic_store(&turn, 0);
@@ -177,14 +173,14 @@ wake_sleeper(const void *arg)
     }
     double seconds = 0;
     for (long i = 0; i < turns; i++) {
-        double end = now() + waking->slept;
+        double end = now() + slept;
         while (now() < end) {
         }
         double start = now();
         pass_by_futex(1);
         double passed = now();
         wait_by_spinning(0);
-        seconds += (waking->only_waking ? passed : now()) - start;
+        seconds += (until == waker_goes_on ? passed : now()) - start;
     }
     pthread_join(thread, NULL);
     return seconds / turns;
@@ -370,8 +366,8 @@ main(int argc, char **argv)
     report("syscall", call_system, NULL);
     if (sysconf(_SC_NPROCESSORS_ONLN) > 1) {
         report("spin", meet, &by_spinning);
-        report("wake", wake_sleeper, &after_sleep);
-        report("waker", wake_sleeper, &after_sleep_waker);
+        report("wake", wake_sleeper, &it_runs);
+        report("waker", wake_sleeper, &waker_goes_on);
     }
     report("futex", meet, &by_futex);
     report("pipe", meet, &by_pipe);

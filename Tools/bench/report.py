@@ -536,9 +536,6 @@ def when(one, found):
     return text
 
 
-PROGRESS = re.compile(r'^round \d+ of \d+ done\n', re.MULTILINE)
-
-
 def heading(text, underline):
     return [text, underline * len(text), '']
 
@@ -546,23 +543,23 @@ def heading(text, underline):
 def text_page(results):
     """The same as reStructuredText, without pictures."""
     found, about, dates = read_all(results)
-    lines = [*heading('The last full report', '='),
+    full = any('--full' in one['command'].split() for one, _ in found.values())
+    lines = [*heading('The last full report' if full else 'The last report', '='),
              f'What the benchmarks printed from {dates[0]} to {dates[-1]}.  Times are medians, and ``+-`` is',
              'the interquartile range in percent; the head of each script says how it measures, and',
              ':doc:`measurements` what the figures mean.', '',
              '.. code-block:: shell', '',
-             '   make stock stock-freethreaded && make bench-full',
+             f'   make stock stock-freethreaded && make bench{"-full" if full else ""}',
              '   python3 Tools/bench/report.py --rst Doc/internals/report.rst    # this page', '',
              *(f'* {key}: ``{value}``' for key, value in describe(about)), '']
     for script, (one, _) in found.items():
         printed = results / f'{script}.txt'
         if printed.exists():
-            text = printed.read_text(encoding='utf-8').replace(f'{TOP}{os.sep}', '')
+            text = printed.read_text(encoding='utf-8')
             lines += [*heading(one['question'], '-'),
                       f'``{one["command"]}``; {when(one, found)}', '',
                       '.. code-block:: text', '',
-                      *(f'   {line}'.rstrip() for line in PROGRESS.sub('', text).strip('\n').splitlines()),
-                      '']
+                      *(f'   {line}'.rstrip() for line in text.strip('\n').splitlines()), '']
     return '\n'.join(lines)
 
 

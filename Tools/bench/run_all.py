@@ -17,7 +17,6 @@ the same options: DIR/SCRIPT.done says so.  When there are none left, all begin 
 """
 
 import argparse
-import contextlib
 import json
 import os
 import pathlib
@@ -68,7 +67,7 @@ def run(name, words, out):
     """Run a script, showing and keeping what it prints; return its status."""
     script = os.path.join(FOLDER, f'{name}.py')
     results = out / f'{name}.json'
-    with contextlib.suppress(OSError):
+    if results.is_file():
         results.unlink()        # they would not be of what is printed now
     command = [sys.executable, script, *words, '--json', str(results)]
     with open(out / f'{name}.txt', 'w', encoding='utf-8') as kept:

@@ -250,7 +250,7 @@ def measure(options):
         own.append(child("pair", "own", 0, options.samples * 20, 0))
         print(f"round {number + 1} of {options.rounds} done", file=sys.stderr)
     print(f"{os.cpu_count()} cores, {options.rounds} rounds of up to"
-          f" {options.samples} entries; {sys.executable}\n")
+          f" {options.samples} entries; {os.path.relpath(sys.executable)}\n")
     print(f"{'mode':7}{'others':8}{'bystd':>6}{'entries':>9}{'median':>8}{'lo..hi':>14}"
           f"{'p90':>9}{'p99':>9}{'lo..hi':>14}{'max':>9}")
     figures = {name: report(name, results[name]) for name in scenes}
