@@ -65,29 +65,33 @@ static inline int
 enter_in_place(packer *p, PyObject **items, Py_ssize_t n, int shift, int owned, int nested)
 {
     Py_ssize_t i = 0, base = p->depth;
-    while ((i = skip_staying(p, items, i, n, shift)) < n) {
+    tally t = {0};
+    while ((i = skip_staying(items, i, n, shift, &t)) < n) {
         PyObject *obj = items[i << shift];
-        int res = 2;
+        int res = 2, kind = OF_OTHERS;
         if (Py_REFCNT(obj) == 1 && is_sequence(obj)) {
             PyObject **inner = items_of(obj);
             Py_ssize_t ninner = Py_SIZE(obj);
-            Py_ssize_t j = skip_staying(p, inner, 0, ninner, 0);
+            Py_ssize_t j = skip_staying(inner, 0, ninner, 0, &t);
             res = j == ninner ? 0 : go_on_from(p, inner, inner, j, ninner, 0, owned);
         }
         else if (Py_REFCNT(obj) == 1 && nested > 0 && PyDict_CheckExact(obj)) {
             res = enter_owned_dict(p, (PyDictObject *)obj, owned, nested - 1);
+            kind = OF_DICTS;
         }
         if (res < 0) {
             return -1;
         }
         if (res < 2) {
-            link_moved(p, obj);
+            link_moved(p, obj, kind);
             i++;
         }
         if (res > 0) {
+            add_tally(p, &t);
             return go_on_after(p, base, items, items, i, n, shift, owned);
         }
     }
+    add_tally(p, &t);
     return 0;
 }
 
@@ -116,7 +120,7 @@ new_sequence(packer *p, PyObject *like, Py_ssize_t n)
 /* A copy of a list or tuple that nothing else refers to, and of its items.  If that fails,
    *slot is its container's to release.  As _PyPacker_EnterItems(). */
 static inline int
-enter_copied_sequence(packer *p, PyObject *obj, PyObject **slot)
+enter_copied_sequence(packer *p, PyObject *obj, PyObject **slot, tally *t)
 {
     Py_ssize_t n = Py_SIZE(obj);
     PyObject *copy = new_sequence(p, obj, n);
@@ -126,7 +130,7 @@ enter_copied_sequence(packer *p, PyObject *obj, PyObject **slot)
     link_plain(p, copy);
     *slot = copy;
     PyObject **from = items_of(obj), **to = items_of(copy);
-    Py_ssize_t i = copy_items(p, from, to, 0, n, 0);
+    Py_ssize_t i = copy_items(p, from, to, 0, n, 0, t);
     return (i < 0 ? -1 : i == n ? 0 : go_on_from(p, from, to, i, n, 0, NOT_OWNED));
 }
 
@@ -135,7 +139,8 @@ static int
 enter_copies(packer *p, PyObject **from, PyObject **to, Py_ssize_t n, int shift, int nested)
 {
     Py_ssize_t i = 0, base = p->depth;
-    while ((i = copy_items(p, from, to, i, n, shift)) != n) {
+    tally t = {0};
+    while ((i = copy_items(p, from, to, i, n, shift, &t)) != n) {
         if (i < 0) {
             return -1;
         }
@@ -143,7 +148,7 @@ enter_copies(packer *p, PyObject **from, PyObject **to, Py_ssize_t n, int shift,
         PyObject **slot = &to[i << shift];
         int res = 2;
         if (Py_REFCNT(obj) == 1 && is_sequence(obj)) {
-            res = enter_copied_sequence(p, obj, slot);
+            res = enter_copied_sequence(p, obj, slot, &t);
         }
         else if (Py_REFCNT(obj) == 1 && nested > 0 && PyDict_CheckExact(obj)) {
             res = enter_copied_dict(p, (PyDictObject *)obj, slot, nested - 1);
@@ -153,9 +158,11 @@ enter_copies(packer *p, PyObject **from, PyObject **to, Py_ssize_t n, int shift,
         }
         i += (res < 2);
         if (res > 0) {
+            add_tally(p, &t);
             return go_on_after(p, base, from, to, i, n, shift, NOT_OWNED);
         }
     }
+    add_tally(p, &t);
     return 0;
 }
 
@@ -167,10 +174,12 @@ _PyPacker_EnterItems(packer *p, PyObject **from, PyObject **to, Py_ssize_t n, in
         assert(from == to);
         return enter_in_place(p, from, n, shift, owned, 0);
     }
-    Py_ssize_t i = p->dup == NULL ? copy_items(p, from, to, 0, n, shift) : 0;
+    tally t = {0};
+    Py_ssize_t i = p->dup == NULL ? copy_items(p, from, to, 0, n, shift, &t) : 0;
     if (i < 0) {
         return -1;
     }
+    add_tally(p, &t);
     return i == n ? 0 : go_on_from(p, from, to, i, n, shift, owned);
 }
 
@@ -553,24 +562,31 @@ _PyPacker_TakeDict(packer *p, PyObject *obj, int owned, PyObject **copy)
     return 1;
 }
 
+static Py_NO_INLINE int
+enter_owned_sequence(packer *p, PyObject *obj, int owned)
+{
+    int res = enter_in_place(p, items_of(obj), Py_SIZE(obj), 0, owned, 0);
+    if (res >= 0) {
+        link_moved(p, obj, OF_OTHERS);
+    }
+    return res;
+}
+
 int
 _PyPacker_EnterOwned(packer *p, PyObject *obj, int owned)
 {
     assert(Py_REFCNT(obj) == 1 && owned);
-    int res;
     if (PyDict_CheckExact(obj)) {
-        res = enter_owned_dict(p, (PyDictObject *)obj, owned, MAX_NESTED);
+        int res = enter_owned_dict(p, (PyDictObject *)obj, owned, MAX_NESTED);
+        if (res == 0 || res == 1) {
+            link_moved(p, obj, OF_DICTS);
+        }
+        return res;
     }
-    else if (is_sequence(obj)) {
-        res = enter_in_place(p, items_of(obj), Py_SIZE(obj), 0, owned, 0);
+    if (is_sequence(obj)) {
+        return enter_owned_sequence(p, obj, owned);
     }
-    else {
-        return _PyPacker_EnterMember(p, obj, owned, NULL);
-    }
-    if (res == 0 || res == 1) {
-        link_moved(p, obj);
-    }
-    return res;
+    return _PyPacker_EnterMember(p, obj, owned, NULL);
 }
 
 int
@@ -580,7 +596,10 @@ _PyPacker_EnterCopied(packer *p, PyObject *obj, PyObject **slot)
         return enter_copied_dict(p, (PyDictObject *)obj, slot, MAX_NESTED);
     }
     if (is_sequence(obj)) {
-        return enter_copied_sequence(p, obj, slot);
+        tally t = {0};
+        int res = enter_copied_sequence(p, obj, slot, &t);
+        add_tally(p, &t);
+        return res;
     }
     return _PyPacker_EnterMember(p, obj, NOT_OWNED, slot);
 }

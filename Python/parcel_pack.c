@@ -72,6 +72,47 @@ _PyPacker_GrowSlow(void **array, Py_ssize_t *room, size_t size, void *inplace)
 }
 
 
+/* --- What goes as it is ---------------------------------------------------- */
+
+static void
+end_stretch(packer *p, stretch *s)
+{
+    if (s->first == NULL) {
+        return;
+    }
+    PyGC_Head *before = _PyGCHead_PREV(s->first), *behind = _PyGCHead_NEXT(s->last);
+    _PyGCHead_SET_NEXT(before, behind);
+    _PyGCHead_SET_PREV(behind, before);
+    PyGC_Head *end = (PyGC_Head *)p->moved._gc_prev;
+    _PyGCHead_SET_NEXT(end, s->first);
+    _PyGCHead_SET_PREV(s->first, end);
+    _PyGCHead_SET_NEXT(s->last, &p->moved);
+    p->moved._gc_prev = (uintptr_t)s->last;
+    *s = (stretch){NULL, &p->moved};
+}
+
+void
+_PyPacker_BeginStretch(packer *p, int which, PyGC_Head *first)
+{
+    if (_PyGCHead_NEXT(first) == NULL) {
+        // The collector does not know it.
+        _PyParcel_ListAppend(&p->moved, first);
+        return;
+    }
+    end_stretch(p, &p->stretches[which]);
+    p->stretches[which] = (stretch){first, first};
+    p->last_stretch = which;
+}
+
+void
+_PyPacker_EndStretches(packer *p)
+{
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(p->stretches); i++) {
+        end_stretch(p, &p->stretches[i]);
+    }
+}
+
+
 /* --- Memory for many small objects ----------------------------------------- */
 
 void *
@@ -323,6 +364,7 @@ do_walk(packer *p)
     if (res > 0) {
         res = _PyPacker_Walk(p);
     }
+    _PyPacker_EndStretches(p);
     if (res == 0 && p->parcel->graph.runs_code
         && p->parcel->graph.families != NULL)
     {
@@ -442,6 +484,9 @@ _PyPacker_Init(packer *p, _PyParcel_Home *home, PyObject *root)
     p->table = p->inplace_table;
     p->table_mask = INPLACE_KNOWN - 1;
     _PyParcel_ListInit(&p->moved);
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(p->stretches); i++) {
+        p->stretches[i].last = &p->moved;
+    }
 }
 
 /* References that were the graph's are released here: that can run code. */

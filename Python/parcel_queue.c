@@ -36,10 +36,13 @@
 //   inside, the latter looks as if the other side were slow, so how long a wait
 //   was says little by itself.  Each side of a queue therefore keeps two
 //   averages, of how long a wait lasts with a spin and without, and does what has
-//   been faster.  Now and then it tries the other, the rarer the more often that
-//   was in vain.  Two who wait for each other gain by spinning only if both do: if
-//   both sleep they share a processor, and one that begins to spin drives the
-//   other away.  So a trial is for a time, and for all queues of the process.
+//   been faster.  Waits that are much longer than that count little: a queue can
+//   have both, an answer that comes at once and a result that does not, and it
+//   matters for the short ones only.  Now and then it tries the other, the rarer
+//   the more often that was in vain.  Two who wait for each other gain by spinning
+//   only if both do: if both sleep they share a processor, and one that begins to
+//   spin drives the other away.  So a trial is for a time, and for all queues of
+//   the process.
 //
 //   On a machine with nothing else to do a round trip is four to ten times faster
 //   by spinning, on one with many times more threads than processors ten times
@@ -206,6 +209,7 @@ static struct {
 #define SPIN_NS 30000               // about what sleeping and waking cost
 #define ROUSED_NS 250000            // what was to come soon is late
 #define COST_MAX 200000             // ns: longer waits tell nothing more
+#define COST_LONG 60000             // ns: not a spin's doing, nor a sleep's
 #define COST_TYPICAL 15000          // ns: of a wait that sleeps, until known
 #define COST_GOOD 4000              // ns: sleeping can't be faster than that
 #define TRIAL_NS 300000             // enough for an average
@@ -485,7 +489,8 @@ spin_learn(side *s, int with_spin, PyTime_t took)
     int *cost = with_spin ? &s->spin_cost : &s->park_cost;
     int ns = (int)Py_MAX(0, Py_MIN(took, COST_MAX));
     int average = _Py_atomic_load_int_relaxed(cost);
-    _Py_atomic_store_int_relaxed(cost, average + (ns - average) / 4);
+    int share = ns > COST_LONG ? 32 : 4;
+    _Py_atomic_store_int_relaxed(cost, average + (ns - average) / share);
     if (spin_is_faster(s) != before) {
         // Things have changed: look again soon.
         _Py_atomic_store_int_relaxed(&s->trial_interval, TRIAL_INTERVAL_MIN);

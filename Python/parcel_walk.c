@@ -179,7 +179,7 @@ _PyPacker_Take(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
         // Without the reference that the taker made.
         assert(Py_REFCNT(obj) > 1);
         Py_DECREF(obj);
-        link_moved(p, obj);
+        link_moved(p, obj, which == 2 ? OF_DICTS : OF_OTHERS);
         Py_INCREF(obj);
     }
     else if (!_Py_IsImmortal(copy)) {
@@ -275,13 +275,13 @@ copy_mirrored(packer *p, frame *f, PyObject **from, PyObject **to, Py_ssize_t i)
 }
 
 /* Containers that come later are read ahead: what they look like, then what they have,
-   and if they are to be copied, the values of dicts.  It must be inline: gcc 12 takes a
-   function that does nothing else for one without effects, and drops the calls. */
+   then the values of dicts.  It must be inline: gcc 12 takes a function that does nothing
+   else for one without effects, and drops the calls. */
 #define AHEAD 8
 #define READ_VALUES 8
 
 static inline Py_ALWAYS_INLINE void
-read_ahead(PyObject **items, Py_ssize_t i, Py_ssize_t n, int shift, int copying)
+read_ahead(PyObject **items, Py_ssize_t i, Py_ssize_t n, int shift)
 {
 #ifdef __GNUC__
     if (i + AHEAD >= n) {
@@ -300,7 +300,7 @@ read_ahead(PyObject **items, Py_ssize_t i, Py_ssize_t n, int shift, int copying)
         __builtin_prefetch(((PyListObject *)soon)->ob_item);
     }
     PyObject *next = items[(i + AHEAD / 4) << shift];
-    if (copying && next != NULL && PyDict_CheckExact(next)
+    if (next != NULL && PyDict_CheckExact(next)
         && DK_IS_UNICODE(((PyDictObject *)next)->ma_keys))
     {
         PyDictKeysObject *keys = ((PyDictObject *)next)->ma_keys;
@@ -345,43 +345,46 @@ step_items(packer *p, frame *f)
 {
     Py_ssize_t at = f - p->frames;
     Py_ssize_t n = f->n;
-    int shift = f->shift;
-    for (;;) {
-        // This is called again after each container that is not simple.
+    int shift = f->shift, entered = 0;
+    tally t = {0};
+    // This is called again after each container that is not simple.
+    while (entered == 0) {
         f = &p->frames[at];
         PyObject **from = f->from, **to = f->to.slots;
         int owned = f->owned, in_place = f->in_place;
         Py_ssize_t i = f->i;
         if (in_place) {
-            i = skip_staying(p, from, i, n, shift);
+            i = skip_staying(from, i, n, shift, &t);
         }
         else if (!owned && p->dup == NULL) {
-            i = copy_items(p, from, to, i, n, shift);
+            i = copy_items(p, from, to, i, n, shift, &t);
         }
-        if (i < 0 || i == n) {
-            return i < 0 ? -1 : 0;
+        if (i < 0) {
+            return -1;
+        }
+        if (i == n) {
+            break;
         }
         f->i = i + 1;
         if (i >= p->near_at && at == 0) {
             come_near(p, i, n);
         }
-        read_ahead(from, i, n, shift, !in_place);
+        read_ahead(from, i, n, shift);
         from += i << shift;
         to += i << shift;
         if (*from == NULL) {
             continue;
         }
-        int entered = enter_quickly(p, *from, to, owned, in_place);
+        entered = enter_quickly(p, *from, to, owned, in_place);
         if (entered == 2 && f->mirrored) {
             entered = copy_mirrored(p, f, from, to, i);
         }
         if (entered == 2) {
             entered = take_item(p, f, from, to);
         }
-        if (entered != 0) {
-            return entered;
-        }
     }
+    add_tally(p, &t);
+    return entered;
 }
 
 /* An owned dict, whose keys are all str, with many entries. */

@@ -103,6 +103,12 @@ typedef struct {
     PyObject *old;                  // its reference is ours now
 } change;
 
+/* Owned containers that still are in the collector's list, one behind the other.  No first
+   one: there are none, and the last is the head of another list, that nothing follows on. */
+typedef struct {
+    PyGC_Head *first, *last;
+} stretch;
+
 #define MAX_PLACES 8
 
 /* An object that the sender gives up. */
@@ -172,6 +178,8 @@ typedef struct {
     _PyParcel *parcel;
     PyGC_Head moved;                // owned containers that go as they are
     Py_ssize_t nmoved;
+    stretch stretches[2];           // see link_moved()
+    int last_stretch;
     Py_ssize_t moved_reftotal;      // Py_REF_DEBUG, as the next one
     Py_ssize_t reftotal_before;
     // Room of each array of the graph.
@@ -397,13 +405,29 @@ link_plain(packer *p, PyObject *obj)
     p->parcel->stats.copied++;
 }
 
-/* An owned container goes as it is. */
+/* See link_moved(): parcel_pack.c. */
+extern void _PyPacker_BeginStretch(packer *p, int which, PyGC_Head *first);
+extern void _PyPacker_EndStretches(packer *p);
+
+/* An owned container goes as it is.  In the collector's list they stand in the order in
+   which they were made, which often is the walk's; or if it has been over them, as it has
+   found them, one level of the graph after the other, and so often by kind.  A stretch
+   that is in the order of the walk comes into `moved` as a whole. */
+enum { OF_DICTS, OF_OTHERS };
+
 static inline void
-link_moved(packer *p, PyObject *obj)
+link_moved(packer *p, PyObject *obj, int which)
 {
     PyGC_Head *gc = _Py_AS_GC(obj);
-    _PyParcel_ListRemove(gc);
-    _PyParcel_ListAppend(&p->moved, gc);
+    if (_PyGCHead_NEXT(p->stretches[which].last) == gc) {
+        p->stretches[which].last = gc;
+    }
+    else if (_PyGCHead_NEXT(p->stretches[p->last_stretch].last) == gc) {
+        p->stretches[p->last_stretch].last = gc;
+    }
+    else {
+        _PyPacker_BeginStretch(p, which, gc);
+    }
     p->nmoved++;
 #ifdef Py_REF_DEBUG
     p->moved_reftotal += Py_REFCNT(obj);
@@ -614,26 +638,28 @@ add_tally(packer *p, const tally *t)
 #endif
 }
 
-/* The atoms that can stay in the slot of an owned container: those that nothing else
-   refers to, and those that are process-wide. */
+/* An atom to which a slot of an owned container has the only reference, and that can stay
+   there? */
+static inline int
+stays_alone(PyObject *obj)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    return (type == &PyLong_Type || type == &PyFloat_Type
+            || (type == &PyUnicode_Type && !PyUnicode_CHECK_INTERNED(obj)));
+}
+
+/* The atoms that can stay in such a slot: those, and the process-wide ones. */
 static inline int
 stays(PyObject *obj, tally *t)
 {
     if (Py_REFCNT(obj) == 1) {
-        PyTypeObject *type = Py_TYPE(obj);
-        if (type == &PyLong_Type || type == &PyFloat_Type
-            || (type == &PyUnicode_Type && !PyUnicode_CHECK_INTERNED(obj)))
-        {
-            t->moved++;
-            return 1;
-        }
-        return 0;
+        int alone = stays_alone(obj);
+        t->moved += alone;
+        return alone;
     }
-    if (is_common(obj)) {
-        t->shared++;
-        return 1;
-    }
-    return 0;
+    int common = is_common(obj);
+    t->shared += common;
+    return common;
 }
 
 /* A copy of a value of the most common types.  1: *slot has it; 0: it is none;
@@ -732,13 +758,29 @@ extern int _PyPacker_EnterItems(packer *p, PyObject **from, PyObject **to, Py_ss
 
 /* The first item, from the i-th on, that can't stay in its slot. */
 static inline Py_ssize_t
-skip_staying(packer *p, PyObject **items, Py_ssize_t i, Py_ssize_t n, int shift)
+skip_staying(PyObject **items, Py_ssize_t i, Py_ssize_t n, int shift, tally *t)
 {
-    tally t = {0};
-    while (i < n && (items[i << shift] == NULL || stays(items[i << shift], &t))) {
-        i++;
+    // Most are moved: it is the others that are counted.
+    Py_ssize_t first = i, none = 0, shared = 0;
+    for (; i < n; i++) {
+        PyObject *obj = items[i << shift];
+        if (obj == NULL) {
+            none++;
+        }
+        else if (Py_REFCNT(obj) == 1) {
+            if (!stays_alone(obj)) {
+                break;
+            }
+        }
+        else if (is_common(obj)) {
+            shared++;
+        }
+        else {
+            break;
+        }
     }
-    add_tally(p, &t);
+    t->moved += i - first - none - shared;
+    t->shared += shared;
     return i;
 }
 
@@ -747,10 +789,8 @@ skip_staying(packer *p, PyObject **items, Py_ssize_t i, Py_ssize_t n, int shift)
 /* The first that is not copied quickly; -1: no memory. */
 static inline Py_ssize_t
 copy_items(packer *p, PyObject **from, PyObject **to, Py_ssize_t i, Py_ssize_t n,
-           int shift)
+           int shift, tally *t)
 {
-    tally t = {0};
-    int res = 1;
     for (; i < n; i++) {
         PyObject *obj = from[i << shift];
 #ifdef __GNUC__
@@ -760,14 +800,13 @@ copy_items(packer *p, PyObject **from, PyObject **to, Py_ssize_t i, Py_ssize_t n
         }
 #endif
         if (obj != NULL) {
-            res = copy_quickly(p, obj, &to[i << shift], &t);
+            int res = copy_quickly(p, obj, &to[i << shift], t);
             if (res <= 0) {
-                break;
+                return res < 0 ? -1 : i;
             }
         }
     }
-    add_tally(p, &t);
-    return res < 0 ? -1 : i;
+    return i;
 }
 
 
