@@ -2530,6 +2530,42 @@ class CollectorTests(GraphTestCase):
         self.run_there('gc.collect()')
         self.check_arrived(expected)
 
+    def test_any_order(self):
+        # What is moved leaves the collector's list as it stands there: neighbours together.
+        def make(order):
+            kinds = (lambda i: [i + 2000], lambda i: {'a': [i + 2000]}, lambda i: {'a': i + 2000},
+                     lambda i: (i + 2000, [i]), lambda i: [{'a': {'b': []}}], lambda i: {i: {i + 2000}},
+                     Node, lambda i: [])
+            parts, others = [None] * 200, []
+            for i in order:
+                parts[i] = kinds[i % len(kinds)](i)
+                if i % 3 == 0:
+                    others.append([i])
+            return [parts[i:i + 5] for i in range(0, 200, 5)], others
+        def count_tracked():
+            return collections.Counter(id(obj) for obj in gc.get_objects())
+        rng = random.Random(1)
+        forth, back = range(200), range(199, -1, -1)
+        for order, collect in itertools.product(
+                (forth, back, [*forth[::2], *forth[1::2]], rng.sample(forth, 200)), (False, True)):
+            obj, others = make(order)
+            if collect:
+                gc.collect()
+            expected = describe(obj)
+            held = obj[-1][-1]
+            before = count_tracked()
+            with self.assertRaises(TransferError):
+                pack(move(obj))
+            after = count_tracked()
+            for part in [obj, *obj, *itertools.chain(*obj), *others]:
+                # A dict that it did not know, because it has only values, it may know now.
+                self.assertIn(after[id(part)], {before[id(part)], 1}, part)
+            del held, part
+            obj = self.check_move(obj)
+            after = count_tracked()
+            self.assertEqual([after[id(part)] for part in others], [1] * len(others))
+            self.check_same(describe(self.check_move(obj)), expected)
+
     def test_frozen(self):
         obj = [[1], {'a': []}]
         gc.freeze()
