@@ -164,6 +164,24 @@ settle_new_row(packer *p, PyDictUnicodeEntry *entries, Py_ssize_t n, int owned)
     return common ? add_row(p, &row) : 0;
 }
 
+static inline int
+use_row(packer *p, key_row *row, PyDictUnicodeEntry *entries)
+{
+    if (!row->same) {
+        if (GROW(p->rekeyed, p->nrekeyed, p->rekeyed_room) < 0) {
+            return -1;
+        }
+        p->rekeyed[p->nrekeyed++] = (rekeyed){entries, row - p->rows};
+        for (Py_ssize_t i = 0; i < row->n; i++) {
+            // count_row() counts these references, all at once, and
+            // _PyPacker_FreeRows() releases those that were there.
+            entries[i].me_key = row->to[i];
+        }
+    }
+    row->uses++;
+    return 0;
+}
+
 int
 _PyPacker_SettleKeys(packer *p, PyDictUnicodeEntry *entries, Py_ssize_t n, int owned)
 {
@@ -172,21 +190,7 @@ _PyPacker_SettleKeys(packer *p, PyDictUnicodeEntry *entries, Py_ssize_t n, int o
     if (row == NULL) {
         return settle_new_row(p, entries, n, owned);
     }
-    row->uses++;
-    if (row->same) {
-        return 0;
-    }
-    if (GROW(p->rekeyed, p->nrekeyed, p->rekeyed_room) < 0) {
-        row->uses--;
-        return -1;
-    }
-    p->rekeyed[p->nrekeyed++] = (rekeyed){entries, row - p->rows};
-    for (Py_ssize_t i = 0; i < n; i++) {
-        // _PyPacker_CountRows() counts these references, all at once, and
-        // _PyPacker_FreeRows() releases those that were there.
-        entries[i].me_key = row->to[i];
-    }
-    return 0;
+    return use_row(p, row, entries);
 }
 
 int
@@ -247,35 +251,48 @@ release_many(PyObject *obj, Py_ssize_t n)
     }
 }
 
-void
-_PyPacker_CountRows(packer *p)
+static void
+count_row(packer *p, key_row *row)
 {
-    for (Py_ssize_t r = 0; r < p->nrows; r++) {
-        key_row *row = &p->rows[r];
-        if (!row->owned) {
-            continue;
+    p->parcel->stats.shared += row->uses * row->nshared;
+    row->counted = 1;
+    for (Py_ssize_t i = 0; i < row->n; i++) {
+        if (row->kept[i] != 0) {
+            p->kept[row->kept[i] - 1].seen += row->uses;
         }
-        p->parcel->stats.shared += row->uses * row->nshared;
-        row->counted = 1;
-        for (Py_ssize_t i = 0; i < row->n; i++) {
-            if (row->kept[i] != 0) {
-                p->kept[row->kept[i] - 1].seen += row->uses;
-            }
-            if (row->to[i] != row->from[i]) {
-                count_many(row->to[i], row->uses);
-            }
+        if (row->to[i] != row->from[i]) {
+            count_many(row->to[i], row->uses);
+        }
+    }
+}
+
+static void
+count_rows(packer *p, Py_ssize_t first)
+{
+    for (Py_ssize_t r = first; r < p->nrows; r++) {
+        if (p->rows[r].owned) {
+            count_row(p, &p->rows[r]);
         }
     }
 }
 
 void
+_PyPacker_CountRows(packer *p)
+{
+    count_rows(p, 0);
+}
+
+void
 _PyPacker_UndoRows(packer *p)
 {
-    for (Py_ssize_t i = 0; i < p->nrekeyed; i++) {
+    for (Py_ssize_t i = p->nrekeyed; --i >= 0; ) {
         PyDictUnicodeEntry *entries = p->rekeyed[i].entries;
         key_row *row = &p->rows[p->rekeyed[i].row];
         for (Py_ssize_t j = 0; j < row->n; j++) {
-            entries[j].me_key = row->from[j];
+            // The undo log may have put back others of them.
+            if (row->to[j] != row->from[j]) {
+                entries[j].me_key = row->from[j];
+            }
         }
     }
     for (Py_ssize_t r = 0; r < p->nrows; r++) {
@@ -309,8 +326,8 @@ _PyPacker_FreeRows(packer *p)
 
 /* --- Kept keys that others have, too ----------------------------------------- */
 
-/* What is no longer kept gets a copy, unless there is one.  kept_key.copy is then the
-   first reference to it. */
+/* What is no longer kept gets a copy, unless there is one.  kept_key.copy has a reference
+   to it until it is in the dicts. */
 static int
 copy_kept(packer *p)
 {
@@ -339,22 +356,51 @@ copy_kept(packer *p)
     return missing;
 }
 
+/* Rows that have such keys are followed by rows of what replaces them. */
+static int
+add_later_rows(packer *p)
+{
+    p->last_row = 0;
+    memset(p->row_cache, 0, sizeof(p->row_cache));
+    for (Py_ssize_t r = 0, n = p->nrows; r < n; r++) {
+        if (!p->rows[r].owned) {
+            continue;
+        }
+        key_row row = {.n = p->rows[r].n, .owned = 1, .same = 1};
+        for (Py_ssize_t i = 0; i < row.n; i++) {
+            PyObject *key = row.from[i] = row.to[i] = p->rows[r].to[i];
+            known *k = p->rows[r].kept[i] != 0 ? find_known(p, key) : NULL;
+            if (k != NULL && k->kept != 0) {
+                row.to[i] = WORD_OBJECT(k->to);
+                row.same = 0;
+            }
+        }
+        if (!row.same && add_row(p, &row) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static int
 replace_in_dict(packer *p, PyDictObject *dict)
 {
     PyDictKeysObject *keys = dict->ma_keys;
-    if (!DK_IS_UNICODE(keys)) {
+    Py_ssize_t n = keys->dk_nentries;
+    if (!DK_IS_UNICODE(keys) || n == 0) {
         return 0;
     }
-    for (Py_ssize_t i = 0; i < keys->dk_nentries; i++) {
+    key_row *row = n <= MAX_ROW ? find_row(p, DK_UNICODE_ENTRIES(keys), n, 1) : NULL;
+    if (row != NULL) {
+        return use_row(p, row, DK_UNICODE_ENTRIES(keys));
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
         PyDictUnicodeEntry *entry = &DK_UNICODE_ENTRIES(keys)[i];
         known *k = entry->me_value != NULL ? find_known(p, entry->me_key) : NULL;
         if (k == NULL || k->kept == 0) {
             continue;
         }
-        PyObject **first = &p->kept[k->kept - 1].copy;
-        PyObject *copy = *first != NULL ? *first : Py_NewRef(WORD_OBJECT(k->to));
-        *first = NULL;
+        PyObject *copy = Py_NewRef(WORD_OBJECT(k->to));
         if (replace_in_place(p, &entry->me_key, entry->me_key, copy) < 0) {
             return -1;
         }
@@ -386,11 +432,15 @@ replace_in_all(packer *p)
 int
 _PyPacker_ReplaceKeys(packer *p)
 {
+    Py_ssize_t nrows = p->nrows;
     int res = copy_kept(p);
     if (res > 0) {
-        res = replace_in_all(p);
+        res = add_later_rows(p) < 0 ? -1 : replace_in_all(p);
     }
-    for (Py_ssize_t i = 0; res < 0 && i < p->nkept; i++) {
+    if (res == 0) {
+        count_rows(p, nrows);
+    }
+    for (Py_ssize_t i = 0; i < p->nkept; i++) {
         Py_CLEAR(p->kept[i].copy);
     }
     return res;

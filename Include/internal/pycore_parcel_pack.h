@@ -135,7 +135,7 @@ typedef struct {
 /* A key of owned dicts to which all references may be in the graph. */
 typedef struct {
     PyObject *key;                  // borrowed
-    PyObject *copy;                 // what replaces it, until it is somewhere
+    PyObject *copy;                 // what replaces it, until it is in the dicts
     Py_ssize_t seen;                // references
 } kept_key;
 

@@ -1946,6 +1946,19 @@ class MoveTests(GraphTestCase):
             self.check_move(rows)
         self.assertEqual(held, {'alpha': 1})
 
+    def test_keys_are_replaced_and_all_is_walked_again(self):
+        # The marker is found when the rows have been done.
+        for nkeys in 5, 20:
+            keys = [''.join(['key ', str(i)]) for i in range(nkeys)]
+            def rows():
+                return [dict.fromkeys(keys, i) for i in range(2000, 2050)]
+            refs = [*map(sys.getrefcount, keys)]
+            expected = describe([rows(), rows()])
+            parcel = pack([rows(), move(rows())])
+            self.assertEqual([*map(sys.getrefcount, keys)], refs)
+            self.check_same(describe(parcel.open()), expected)
+            self.assertEqual([*map(sys.getrefcount, keys)], refs)
+
     @support.disable_gc()       # it would fail, too, and says so as unraisable
     def test_keys_without_memory(self):
         _testcapi = import_helper.import_module('_testcapi')
