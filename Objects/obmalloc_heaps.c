@@ -502,6 +502,24 @@ memheap_free_arena(void *arena)
 
 #endif
 
+#define LARGE_PAGE ((size_t)2 << 20)
+#define WORTH_LARGE_PAGES (2 * LARGE_PAGE)
+
+void
+_PyMemHeap_WillFill(void *block, size_t size)
+{
+#ifdef MADV_HUGEPAGE
+    if (block != NULL && size >= WORTH_LARGE_PAGES) {
+        char *end = (char *)block + size;
+        char *first = (char *)_Py_ALIGN_UP(block, LARGE_PAGE);
+        (void)madvise(first, (size_t)(end - first) & ~(LARGE_PAGE - 1), MADV_HUGEPAGE);
+    }
+#else
+    (void)block;
+    (void)size;
+#endif
+}
+
 
 #include "obmalloc_remains.c"
 

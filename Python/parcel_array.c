@@ -8,6 +8,7 @@
 // the type differs, arrays are reduced like other objects.
 
 #include "Python.h"
+#include "pycore_memheap.h"       // _PyMemHeap_WillFill()
 #include "pycore_parcel_graph.h"
 #include "pycore_parcel_reduce.h" // _PyParcel_IsArrayType()
 
@@ -94,6 +95,7 @@ _PyParcel_TakeArray(PyObject *obj, int move)
             PyErr_NoMemory();
             return NULL;
         }
+        _PyMemHeap_WillFill(array->items, size);
         memcpy(array->items, from->items, size);
     }
     return array;
@@ -143,6 +145,7 @@ _PyParcel_CopyArray(const _PyParcel_Array *array)
         return NULL;
     }
     if (size > 0) {
+        _PyMemHeap_WillFill(copy->items, size);
         memcpy(copy->items, array->items, size);
     }
     return copy;

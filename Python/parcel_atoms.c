@@ -47,10 +47,25 @@ exit:
     return range;
 }
 
+static PyObject *
+copy_bytes(packer *p, PyObject *obj)
+{
+    Py_ssize_t n = PyBytes_GET_SIZE(obj);
+    if (n <= 1) {
+        // There is one of each.
+        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(obj), n);
+    }
+    PyObject *copy = PyBytes_FromStringAndSize(NULL, n);
+    if (copy != NULL) {
+        memcpy(note_copied(p, PyBytes_AS_STRING(copy), n), PyBytes_AS_STRING(obj), n);
+    }
+    return copy;
+}
+
 /* In two steps: without memory for its bytes, the base would drop one that has not been
    filled in, and complain of its exports. */
 static PyObject *
-copy_bytearray(PyObject *obj)
+copy_bytearray(packer *p, PyObject *obj)
 {
     Py_ssize_t n = PyByteArray_GET_SIZE(obj);
     PyObject *copy = PyByteArray_FromStringAndSize(NULL, 0);
@@ -58,7 +73,8 @@ copy_bytearray(PyObject *obj)
         Py_CLEAR(copy);
     }
     if (copy != NULL) {
-        memcpy(PyByteArray_AS_STRING(copy), PyByteArray_AS_STRING(obj), n);
+        char *to = PyByteArray_AS_STRING(copy);
+        memcpy(note_copied(p, to, n), PyByteArray_AS_STRING(obj), n);
     }
     return copy;
 }
@@ -78,16 +94,13 @@ _PyPacker_CopyAtom(packer *p, PyObject *obj)
         return copy_float(p, obj);
     }
     if (type == &PyBytes_Type) {
-        note_copied(p, PyBytes_GET_SIZE(obj));
-        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(obj),
-                                         PyBytes_GET_SIZE(obj));
+        return copy_bytes(p, obj);
     }
     if (type == &PyComplex_Type) {
         return PyComplex_FromCComplex(((PyComplexObject *)obj)->cval);
     }
     if (type == &PyByteArray_Type) {
-        note_copied(p, PyByteArray_GET_SIZE(obj));
-        return copy_bytearray(obj);
+        return copy_bytearray(p, obj);
     }
     assert(type == &PyRange_Type);
     return copy_range(obj);

@@ -95,12 +95,22 @@ enter_in_place(packer *p, PyObject **items, Py_ssize_t n, int shift, int owned, 
     return 0;
 }
 
+static PyObject *
+new_tuple(packer *p, Py_ssize_t n)
+{
+    PyObject *tuple = PyTuple_New(n);
+    if (tuple != NULL) {
+        note_copied(p, tuple, n * sizeof(PyObject *));
+    }
+    return tuple;
+}
+
 /* As PyList_New() and PyTuple_New(). */
 static inline PyObject *
 new_sequence(packer *p, PyObject *like, Py_ssize_t n)
 {
     if (!PyList_CheckExact(like)) {
-        return PyTuple_New(n);
+        return new_tuple(p, n);
     }
     PyListObject *list = alloc_container(p, sizeof(PyListObject));
     if (list == NULL) {
@@ -108,6 +118,7 @@ new_sequence(packer *p, PyObject *like, Py_ssize_t n)
     }
     init_object((PyObject *)list, &PyList_Type);
     list->ob_item = n > 0 ? PyMem_Calloc(n, sizeof(PyObject *)) : NULL;
+    note_copied(p, list->ob_item, n * sizeof(PyObject *));
     Py_SET_SIZE(list, list->ob_item != NULL ? n : 0);
     list->allocated = Py_SIZE(list);
     if (Py_SIZE(list) < n) {
@@ -188,7 +199,7 @@ _PyPacker_TakeList(packer *p, PyObject *obj, int owned, PyObject **copy)
 {
     Py_ssize_t n = PyList_GET_SIZE(obj);
     PyObject **from = ((PyListObject *)obj)->ob_item;
-    *copy = owned ? Py_NewRef(obj) : PyList_New(n);
+    *copy = owned ? Py_NewRef(obj) : new_sequence(p, obj, n);
     if (*copy == NULL) {
         return -1;
     }
@@ -204,7 +215,7 @@ int
 _PyPacker_TakeTuple(packer *p, PyObject *obj, int owned, PyObject **copy)
 {
     Py_ssize_t n = PyTuple_GET_SIZE(obj);
-    *copy = owned ? Py_NewRef(obj) : PyTuple_New(n);
+    *copy = owned ? Py_NewRef(obj) : new_tuple(p, n);
     if (*copy == NULL) {
         return -1;
     }
@@ -323,13 +334,15 @@ take_late(packer *p, PyObject *obj, Py_ssize_t n, PyObject *copy)
 
 /* All but the entries. */
 static PyDictKeysObject *
-clone_keys(PyDictKeysObject *keys)
+clone_keys(packer *p, PyDictKeysObject *keys)
 {
-    PyDictKeysObject *clone = PyMem_Malloc(_PyDict_KeysSize(keys));
+    size_t size = _PyDict_KeysSize(keys);
+    PyDictKeysObject *clone = PyMem_Malloc(size);
     if (clone == NULL) {
         PyErr_NoMemory();
         return NULL;
     }
+    note_copied(p, clone, size);
     memcpy(clone, keys, (char *)_DK_ENTRIES(keys) - (char *)keys);
     clone->dk_refcnt = 1;
     clone->dk_version = 0;
@@ -446,7 +459,7 @@ clone_dict(packer *p, PyDictObject *dict, PyObject **copy)
     }
     PyDictObject *new = new_dict(p);
     *copy = (PyObject *)new;
-    PyDictKeysObject *clone = new != NULL ? clone_keys(keys) : NULL;
+    PyDictKeysObject *clone = new != NULL ? clone_keys(p, keys) : NULL;
     if (clone == NULL) {
         return -1;
     }
@@ -544,7 +557,7 @@ _PyPacker_TakeDict(packer *p, PyObject *obj, int owned, PyObject **copy)
         if (*copy == NULL) {
             return -1;
         }
-        PyDictKeysObject *clone = clone_keys(keys);
+        PyDictKeysObject *clone = clone_keys(p, keys);
         if (clone == NULL) {
             Py_CLEAR(*copy);
             return -1;
@@ -620,7 +633,7 @@ _PyPacker_TakeFrozenset(packer *p, PyObject *obj, _PyParcel_Word *word)
 }
 
 static PyObject *
-clone_set(PySetObject *set)
+clone_set(packer *p, PySetObject *set)
 {
     PyObject *obj = Py_IS_TYPE(set, &PyFrozenSet_Type) ? PyFrozenSet_New(NULL)
                                                        : PySet_New(NULL);
@@ -635,7 +648,7 @@ clone_set(PySetObject *set)
             PyErr_NoMemory();
             return NULL;
         }
-        copy->table = table;
+        copy->table = note_copied(p, table, (set->mask + 1) * sizeof(setentry));
         copy->mask = set->mask;
     }
     // Members are there when they are there: see step_set().
@@ -660,7 +673,7 @@ _PyPacker_TakeSet(packer *p, PyObject *obj, int owned, PyObject **copy)
         }
         return 1;
     }
-    *copy = owned ? Py_NewRef(obj) : clone_set(set);
+    *copy = owned ? Py_NewRef(obj) : clone_set(p, set);
     if (*copy == NULL) {
         return -1;
     }

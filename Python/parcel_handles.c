@@ -36,9 +36,6 @@
 #include "pycore_pystate.h"       // _PyThreadState_GET()
 #include "pycore_rwextcopy.h"     // _PyRWExt_Hold()
 #include "pycore_rwinterp.h"      // _PyRWInterp_Enter()
-#ifdef HAVE_SYS_MMAN_H
-#  include <sys/mman.h>           // madvise()
-#endif
 
 
 /* --- Resources ----------------------------------------------------------- */
@@ -230,36 +227,18 @@ _PyParcel_LendBuffer(_PyParcel_Home *home, PyObject *buffer, void *block,
     return lent;
 }
 
-// Pages of large blocks come as large ones, if the system has any: what takes the
-// time when so much is copied is to get them one by one.
-#define LARGE_BLOCK ((size_t)4 << 20)
-#define LARGE_PAGE ((size_t)2 << 20)
-
-static void *
-new_block(size_t size)
-{
-    char *block = PyMem_RawMalloc(size);
-#ifdef MADV_HUGEPAGE
-    if (block != NULL && size >= LARGE_BLOCK) {
-        char *first = (char *)_Py_ALIGN_UP(block, LARGE_PAGE);
-        (void)madvise(first, (size_t)(block + size - first) & ~(LARGE_PAGE - 1),
-                      MADV_HUGEPAGE);
-    }
-#endif
-    return block;
-}
-
 _PyParcel_Lent *
 _PyParcel_CopyBuffer(const Py_buffer *view)
 {
     _PyParcel_Lent *lent = PyMem_RawCalloc(1, sizeof(*lent));
-    void *block = lent != NULL ? new_block(view->len) : NULL;
+    void *block = lent != NULL ? PyMem_RawMalloc(view->len) : NULL;
     if (block == NULL) {
         PyMem_RawFree(lent);
         PyErr_NoMemory();
         return NULL;
     }
     if (view->len > 0) {
+        _PyMemHeap_WillFill(block, view->len);
         memcpy(block, view->buf, view->len);
     }
     lent->refs = 1;

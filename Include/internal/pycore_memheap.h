@@ -162,6 +162,11 @@ extern void _PyMemHeap_GrowsLarge(void *block, size_t size);
    to keep the memory of a few.  Any thread. */
 extern void _PyMemHeap_ExpectLarge(size_t size);
 
+/* All of a block will be written to at once: its pages may come as large ones, if it is
+   worth it and the system has any.  What takes the time when so much is copied is to get
+   them one by one.  NULL: nothing to do. */
+extern void _PyMemHeap_WillFill(void *block, size_t size);
+
 static inline void *
 _PyMemHeap_Made(void *block, size_t size)
 {
@@ -238,6 +243,8 @@ static inline void
 _PyMemHeap_Grows(void *Py_UNUSED(block), size_t Py_UNUSED(size)) {}
 static inline void
 _PyMemHeap_ExpectLarge(size_t Py_UNUSED(size)) {}
+static inline void
+_PyMemHeap_WillFill(void *Py_UNUSED(block), size_t Py_UNUSED(size)) {}
 
 #define _PyMemHeap_LARGE    PY_SSIZE_T_MAX
 
