@@ -293,6 +293,7 @@ _PyPacker_HasPlainMembers(PySetObject *set)
 {
     for (Py_ssize_t i = 0; i <= set->mask; i++) {
         setentry *entry = &set->table[i];
+        read_member(set->table, i, set->mask);
         if (entry->key != NULL && entry->hash != -1
             && !is_plain_key(entry->key))
         {
@@ -642,7 +643,7 @@ clone_set(packer *p, PySetObject *set)
     }
     PySetObject *copy = (PySetObject *)obj;
     if (set->mask >= PySet_MINSIZE) {
-        setentry *table = PyMem_New(setentry, set->mask + 1);
+        setentry *table = PyMem_Calloc(set->mask + 1, sizeof(setentry));
         if (table == NULL) {
             Py_DECREF(obj);
             PyErr_NoMemory();
@@ -652,10 +653,6 @@ clone_set(packer *p, PySetObject *set)
         copy->mask = set->mask;
     }
     // Members are there when they are there: see step_set().
-    for (Py_ssize_t i = 0; i <= set->mask; i++) {
-        copy->table[i].key = NULL;
-        copy->table[i].hash = 0;
-    }
     copy->hash = set->hash;
     return obj;
 }

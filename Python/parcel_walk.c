@@ -491,6 +491,7 @@ step_set(packer *p, frame *f)
     setentry *to = copy->table;
     for (Py_ssize_t i = f->i; i < f->n; i++) {
         PyObject *obj = from[i].key;
+        read_member(from, i, f->n - 1);
         if (obj == NULL) {
             continue;
         }
@@ -504,14 +505,16 @@ step_set(packer *p, frame *f)
         }
         f->i = i + 1;
         _PyParcel_Word word;
-        int entered = _PyPacker_Take(p, obj, owned, &word);
-        if (entered != 0) {
-            if (entered < 0) {
-                return -1;
-            }
+        int entered = p->dup != NULL ? 0 : take_quickly(p, obj, owned, &word);
+        if (entered == 0) {
+            entered = _PyPacker_Take(p, obj, owned, &word);
+            // The frames can have moved.
             f = &p->frames[at];
         }
-        if (store(p, &to[i].key, obj, f, word) < 0) {
+        else if (entered > 0) {
+            entered = 0;
+        }
+        if (entered < 0 || store(p, &to[i].key, obj, f, word) < 0) {
             return -1;
         }
         if (!f->in_place) {

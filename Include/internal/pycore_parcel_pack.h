@@ -789,6 +789,17 @@ skip_staying(PyObject **items, Py_ssize_t i, Py_ssize_t n, int shift, tally *t)
 
 #define COPY_AHEAD 16
 
+/* A later member of a set: they stand in no order, with room between them. */
+static inline Py_ALWAYS_INLINE void
+read_member(const setentry *table, Py_ssize_t i, Py_ssize_t last)
+{
+#ifdef __GNUC__
+    if (i + 2 * COPY_AHEAD <= last) {
+        __builtin_prefetch(table[i + 2 * COPY_AHEAD].key);
+    }
+#endif
+}
+
 /* The first that is not copied quickly; -1: no memory. */
 static inline Py_ssize_t
 copy_items(packer *p, PyObject **from, PyObject **to, Py_ssize_t i, Py_ssize_t n,

@@ -165,7 +165,7 @@ def check_sum(obj):
         elif kind is dict:
             todo.extend(obj)
             todo.extend(obj.values())
-        elif kind is list or kind is tuple:
+        elif kind is list or kind is tuple or kind is set:
             todo.extend(obj)
         elif kind is Tree:
             total += obj.total()

@@ -76,6 +76,10 @@ def make_table(n):
     return {f'key {i}': i / 7 for i in range(n)}
 
 
+def make_members(n):
+    return {f'member {i}' for i in range(n)}
+
+
 def make_document(size):
     """A parsed JSON document of about `size` bytes."""
     rnd = random.Random(1)
@@ -100,6 +104,7 @@ CASES = {   # name: how to make it, size, size for --smoke
     '1,000,000 ints': (make_ints, 1_000_000, 1000),
     'tree of 100,000': (make_tree, 100_000, 100),
     'dict of 1,000,000': (make_table, 1_000_000, 1000),
+    'set of 1,000,000': (make_members, 1_000_000, 1000),
     '20 MB of JSON': (make_document, 20_000_000, 20_000),
     '20 columns': (make_columns, 100_000, 1000),
 }
