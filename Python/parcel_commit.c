@@ -29,6 +29,25 @@ fill_shell(PyObject *obj, PyObject *shell)
         from->ma_keys = empty;
         from->ma_used = 0;
     }
+    else if (PyAnySet_CheckExact(obj)) {
+        PySetObject *from = (PySetObject *)obj;
+        PySetObject *to = (PySetObject *)shell;
+        if (from->table == from->smalltable) {
+            memcpy(to->smalltable, from->smalltable, sizeof(to->smalltable));
+        }
+        else {
+            to->table = from->table;
+            from->table = from->smalltable;
+        }
+        memset(from->smalltable, 0, sizeof(from->smalltable));
+        to->mask = from->mask;
+        to->fill = from->fill;
+        to->used = from->used;
+        to->hash = from->hash;
+        from->mask = PySet_MINSIZE - 1;
+        from->fill = from->used = 0;
+        from->hash = -1;
+    }
     else {
         PyByteArrayObject *from = (PyByteArrayObject *)obj;
         PyByteArrayObject *to = (PyByteArrayObject *)shell;

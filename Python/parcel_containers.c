@@ -661,7 +661,8 @@ int
 _PyPacker_TakeSet(packer *p, PyObject *obj, int owned, PyObject **copy)
 {
     PySetObject *set = (PySetObject *)obj;
-    if (!_PyPacker_HasPlainMembers(set)) {
+    // An owned one has: see _PyPacker_CanMove().
+    if (!owned && !_PyPacker_HasPlainMembers(set)) {
         assert(PySet_CheckExact(obj));
         *copy = PySet_New(NULL);
         if (*copy == NULL || take_late(p, obj, set->used, *copy) < 0) {

@@ -68,6 +68,9 @@ new_shell(PyObject *obj)
     if (type == &PyDict_Type && _PyPacker_CanMove(obj)) {
         return PyDict_New();
     }
+    if (PyAnySet_CheckExact(obj) && _PyPacker_HasPlainMembers((PySetObject *)obj)) {
+        return type == &PySet_Type ? PySet_New(NULL) : PyFrozenSet_New(NULL);
+    }
     if (type == &PyByteArray_Type) {
         return PyByteArray_FromStringAndSize(NULL, 0);
     }
@@ -100,6 +103,15 @@ take_into_shell(packer *p, given *g)
         f->from = f->to.slots = ((PyListObject *)obj)->ob_item;
         return 1;
     }
+    if (PyAnySet_CheckExact(obj)) {
+        f = push_frame(p, FRAME_SET, g->owned, ((PySetObject *)obj)->mask + 1);
+        if (f == NULL) {
+            return -1;
+        }
+        f->of.set = (PySetObject *)obj;
+        f->to.object = obj;
+        return 1;
+    }
     PyDictKeysObject *keys = ((PyDictObject *)obj)->ma_keys;
     f = push_frame(p, FRAME_DICT, g->owned, 2 * keys->dk_nentries);
     if (f == NULL) {
@@ -116,7 +128,7 @@ take_into_shell(packer *p, given *g)
     return 1;
 }
 
-/* A tuple, set or slice: a new one, whose items are owned. */
+/* A tuple or slice, or a set whose members need code: a new one, whose items are owned. */
 static int
 take_shallow(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
 {
@@ -267,10 +279,7 @@ _PyPacker_TakeGiven(packer *p, Py_ssize_t index, _PyParcel_Word *word)
         return -1;
     }
     PyTypeObject *type = Py_TYPE(obj);
-    if (type == &PyTuple_Type || type == &PySlice_Type || type == &PySet_Type
-        || (type == &PyFrozenSet_Type
-            && _PyPacker_HasPlainMembers((PySetObject *)obj)))
-    {
+    if (type == &PyTuple_Type || type == &PySlice_Type || type == &PySet_Type) {
         g->cleared = 1;
         int res = take_shallow(p, obj, g->owned, word);
         if (res >= 0 && remember(p, obj, *word) < 0) {
