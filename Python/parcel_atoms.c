@@ -57,7 +57,7 @@ copy_bytes(packer *p, PyObject *obj)
     }
     PyObject *copy = PyBytes_FromStringAndSize(NULL, n);
     if (copy != NULL) {
-        memcpy(note_copied(p, PyBytes_AS_STRING(copy), n), PyBytes_AS_STRING(obj), n);
+        memcpy(note_filled(p, PyBytes_AS_STRING(copy), n), PyBytes_AS_STRING(obj), n);
     }
     return copy;
 }
@@ -74,7 +74,7 @@ copy_bytearray(packer *p, PyObject *obj)
     }
     if (copy != NULL) {
         char *to = PyByteArray_AS_STRING(copy);
-        memcpy(note_copied(p, to, n), PyByteArray_AS_STRING(obj), n);
+        memcpy(note_filled(p, to, n), PyByteArray_AS_STRING(obj), n);
     }
     return copy;
 }

@@ -100,7 +100,7 @@ new_tuple(packer *p, Py_ssize_t n)
 {
     PyObject *tuple = PyTuple_New(n);
     if (tuple != NULL) {
-        note_copied(p, tuple, n * sizeof(PyObject *));
+        note_filled(p, tuple, n * sizeof(PyObject *));
     }
     return tuple;
 }
@@ -118,7 +118,7 @@ new_sequence(packer *p, PyObject *like, Py_ssize_t n)
     }
     init_object((PyObject *)list, &PyList_Type);
     list->ob_item = n > 0 ? PyMem_Calloc(n, sizeof(PyObject *)) : NULL;
-    note_copied(p, list->ob_item, n * sizeof(PyObject *));
+    note_filled(p, list->ob_item, n * sizeof(PyObject *));
     Py_SET_SIZE(list, list->ob_item != NULL ? n : 0);
     list->allocated = Py_SIZE(list);
     if (Py_SIZE(list) < n) {
@@ -343,7 +343,7 @@ clone_keys(packer *p, PyDictKeysObject *keys)
         PyErr_NoMemory();
         return NULL;
     }
-    note_copied(p, clone, size);
+    note_copied(p, size);
     memcpy(clone, keys, (char *)_DK_ENTRIES(keys) - (char *)keys);
     clone->dk_refcnt = 1;
     clone->dk_version = 0;
@@ -649,7 +649,8 @@ clone_set(packer *p, PySetObject *set)
             PyErr_NoMemory();
             return NULL;
         }
-        copy->table = note_copied(p, table, (set->mask + 1) * sizeof(setentry));
+        note_copied(p, (set->mask + 1) * sizeof(setentry));
+        copy->table = table;
         copy->mask = set->mask;
     }
     // Members are there when they are there: see step_set().

@@ -185,8 +185,7 @@ _PyPacker_TakeArray(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
         return -1;
     }
     if (!move) {
-        size_t size = _PyParcel_ArraySize(array);
-        p->large += size >= _PyMemHeap_LARGE ? size : 0;
+        note_copied(p, _PyParcel_ArraySize(array));
     }
     g->words[g->records[record].first] = type;
     g->records[record].arg = g->nresources;

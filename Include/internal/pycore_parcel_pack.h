@@ -450,15 +450,22 @@ extern void *_PyPacker_AllocSlow(packer *p, size_t size);
 /* Give back what is left. */
 extern void _PyPacker_FreeRuns(packer *p);
 
-/* A copy gets this block, and all of it is filled; `p` and `block` may be NULL. */
-static inline void *
-note_copied(packer *p, void *block, size_t size)
+/* A copy gets a block of `size` bytes; `p` may be NULL. */
+static inline void
+note_copied(packer *p, size_t size)
 {
+    if (p != NULL && size >= _PyMemHeap_LARGE) {
+        p->large += size;
+    }
+}
+
+/* The same for one that is filled from end to end; it may be NULL, too. */
+static inline void *
+note_filled(packer *p, void *block, size_t size)
+{
+    note_copied(p, size);
     if (size >= _PyMemHeap_LARGE) {
         _PyMemHeap_WillFill(block, size);
-        if (p != NULL) {
-            p->large += size;
-        }
     }
     return block;
 }
@@ -469,7 +476,7 @@ alloc_object(packer *p, size_t size)
 {
     size_t c = (size - 1) / 16;
     if (p == NULL || c >= RUN_CLASSES) {
-        return note_copied(p, PyObject_Malloc(size), size);
+        return note_filled(p, PyObject_Malloc(size), size);
     }
     if (p->runs[c].next < p->runs[c].end) {
         return p->blocks[c][p->runs[c].next++];
