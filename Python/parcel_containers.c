@@ -100,7 +100,7 @@ new_tuple(packer *p, Py_ssize_t n)
 {
     PyObject *tuple = PyTuple_New(n);
     if (tuple != NULL) {
-        note_filled(p, tuple, n * sizeof(PyObject *));
+        note_copied(p, n * sizeof(PyObject *));
     }
     return tuple;
 }

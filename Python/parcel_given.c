@@ -228,6 +228,7 @@ _PyPacker_TakeGiven(packer *p, Py_ssize_t index, _PyParcel_Word *word)
     int slot = (g->slot != NULL);
     known *k = find_known(p, obj);
     k->taking = 1;
+    _PyPacker_EndStretches(p);
     int same = stays_with_sender(p, obj);
     if (same < 0) {
         return -1;
@@ -249,6 +250,10 @@ _PyPacker_TakeGiven(packer *p, Py_ssize_t index, _PyParcel_Word *word)
             return -1;
         }
         if (slot) {
+            // The marker may be met again.
+            if (remember(p, obj, *word) < 0) {
+                return -1;
+            }
             if (*word == (_PyParcel_Word)obj) {
                 return res;
             }

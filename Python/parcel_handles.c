@@ -661,7 +661,8 @@ take_xidata(PyObject *obj, _PyParcel_Resource *resource)
 static int
 take_interpreter(PyObject *obj, int64_t *arg, _PyParcel_Resource *resource)
 {
-    PyObject *idobj = PyObject_GetAttrString(obj, "id");
+    // A slot: `id` is Python code.
+    PyObject *idobj = PyObject_GetAttrString(obj, "_id");
     if (idobj == NULL) {
         return -1;
     }

@@ -167,10 +167,14 @@ find_shape(packer *p, PyObject *obj, const _PyParcel_Class *cls, attributes *a,
     return shape;
 }
 
-/* It can be changed at any time. */
+/* It can be changed at any time.  Classes that say themselves how they are hashed and
+   compared may be: that is found out when code can run. */
 static int
 is_dispatched(packer *p, PyTypeObject *type)
 {
+    if (Py_TYPE(type)->tp_hash != PyType_Type.tp_hash) {
+        return 1;
+    }
     PyObject *table = _PyParcel_DispatchTable(p->home);
     if (table == NULL) {
         return PyErr_Occurred() ? -1 : 0;
@@ -178,7 +182,7 @@ is_dispatched(packer *p, PyTypeObject *type)
     if (!PyDict_CheckExact(table)) {
         return 1;
     }
-    return PyDict_Contains(table, (PyObject *)type);
+    return _PyDict_Contains_KnownHash(table, (PyObject *)type, _Py_HashPointer(type));
 }
 
 /* *simple is set if the instance can be taken by hand. */
@@ -201,6 +205,8 @@ _PyPacker_CheckSimple(packer *p, PyObject *obj, const _PyParcel_Class **cls,
         if (!(*cls)->simple) {
             return 0;
         }
+        // A class in the table that has the same hash could run code.
+        _PyPacker_EndStretches(p);
         int dispatched = is_dispatched(p, type);
         if (dispatched != 0) {
             return dispatched < 0 ? -1 : 0;
@@ -232,7 +238,7 @@ take_class(packer *p, PyTypeObject *type, Py_ssize_t *record)
             _PyParcel_Reduction *r = &p->reductions[k->reduction - 1].reduction;
             if (r->kind != _PyParcel_NAMED) {
                 PyErr_Format(p->home->not_shareable_error,
-                             "%R can't be found by its name", type);
+                             "%N can't be found by its name", type);
                 return -1;
             }
             if (_PyPacker_TakeNamed(p, (PyObject *)type, r->where, &word) < 0) {

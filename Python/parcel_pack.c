@@ -9,6 +9,11 @@
 //   thread of the interpreter: so the graph does not change.  pycore_parcel_pack.h
 //   says what is in which file.
 //
+//   But for this: the functions that extensions have registered for their objects
+//   (RECORD_XIDATA) may do what they like, and who lends memory may have to wait,
+//   detached, for somebody who gives some back in that moment.  The collector can
+//   run then.  What it changes is not relied upon: see _PyPacker_EndStretches().
+//
 //   Objects that need Python code (__reduce_ex__ and so on) are reduced before:
 //   the walk stops at the first that it meets, Discover() then finds and reduces
 //   all of them, and the walk begins again.  Should that code have changed the

@@ -209,7 +209,7 @@ static struct {
 #define SPIN_NS 30000               // about what sleeping and waking cost
 #define ROUSED_NS 250000            // what was to come soon is late
 #define COST_MAX 200000             // ns: longer waits tell nothing more
-#define COST_LONG 60000             // ns: not a spin's doing, nor a sleep's
+#define COST_LONG 60000             // ns: more than spinning or sleeping takes
 #define COST_TYPICAL 15000          // ns: of a wait that sleeps, until known
 #define COST_GOOD 4000              // ns: sleeping can't be faster than that
 #define TRIAL_NS 300000             // enough for an average

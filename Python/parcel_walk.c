@@ -30,6 +30,7 @@ _PyPacker_TakeOther(packer *p, PyObject *obj, int owned, _PyParcel_Word *word)
     if (simple) {
         return _PyPacker_TakeInstance(p, obj, cls, &a, owned, word);
     }
+    _PyPacker_EndStretches(p);
     int kind = _PyParcel_HandleKind(p->home, obj);
     if (kind >= 0) {
         return _PyPacker_TakeHandle(p, obj, kind, word);

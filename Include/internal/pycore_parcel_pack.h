@@ -142,7 +142,9 @@ typedef struct {
 // A dict with more entries is not one of many alike.
 #define MAX_ROW 16
 
-/* The keys of dicts that are alike, in order, and what they are in the parcel. */
+/* The keys of dicts that are alike, in order, and what they are in the parcel.  Or, if
+   kept keys have to be replaced in the end, what all dicts of such a row have then, and what
+   replaces it. */
 typedef struct {
     PyObject *from[MAX_ROW];        // borrowed from the first of the dicts, or from
     PyObject *to[MAX_ROW];          // the undo log
@@ -405,7 +407,8 @@ link_plain(packer *p, PyObject *obj)
     p->parcel->stats.copied++;
 }
 
-/* See link_moved(): parcel_pack.c. */
+/* See link_moved(): parcel_pack.c.  A collection would change the neighbours, so stretches
+   end before anything that could run code or wait for others. */
 extern void _PyPacker_BeginStretch(packer *p, int which, PyGC_Head *first);
 extern void _PyPacker_EndStretches(packer *p);
 

@@ -1993,6 +1993,15 @@ class MoveTests(GraphTestCase):
         self.assertIsInstance(part, MovedObject)
         self.assertEqual(kept, ['kept'])
 
+    def test_marker_met_again(self):
+        for make in (lambda: [[2000]], lambda: {'a': [2000]}, lambda: ([2000],), lambda: {2000},
+                     lambda: slice(2000, 3000), lambda: Node('n'), lambda: bytearray(b'abc')):
+            marker = move(make())
+            obj = pack([marker, [marker], marker]).open()
+            self.assertIs(obj[0], obj[1][0])
+            self.assertIs(obj[0], obj[2])
+            self.assertIs(type(obj[0]), type(make()))
+
     def test_move_twice_in_one(self):
         part = ['moved']
         with contextlib.suppress(TransferError):
@@ -2459,6 +2468,25 @@ def make_collecting(number):
     return Collecting()
 
 
+class Hashing(type):
+    """A class whose hash is Python code."""
+
+    hook = staticmethod(int)
+
+    def __eq__(self, other):
+        return self is other
+
+    def __hash__(self):
+        Hashing.hook()
+        return type.__hash__(self)
+
+
+class Hashed(metaclass=Hashing):
+
+    def __init__(self):
+        self.value = [1]
+
+
 class CollectorTests(GraphTestCase):
 
     def test_collection_while_it_is_opened(self):
@@ -2578,6 +2606,60 @@ class CollectorTests(GraphTestCase):
             after = count_tracked()
             self.assertEqual([after[id(part)] for part in others], [1] * len(others))
             self.check_same(describe(self.check_move(obj)), expected)
+
+    def check_collection_while_it_is_packed(self, make_thing):
+        # Tuples of ints leave the collector's list when it runs for the first time.
+        def tuples():
+            return [(i + 2000, i + 3000) for i in range(20)]
+        gc.collect()
+        obj = [tuples(), make_thing(), tuples()]
+        obj = pack(move(obj)).open()
+        self.assertEqual([obj[0], obj[2]], [tuples(), tuples()])
+        gc.collect()
+        ids = [id(obj) for obj in gc.get_objects()]
+        self.assertEqual(len(ids), len(set(ids)))
+
+    def test_collection_when_an_interpreter_is_met(self):
+        pack(self.interp).open()
+        self.addCleanup(gc.set_threshold, *gc.get_threshold())
+        gc.disable()
+        gc.set_threshold(1)
+        self.addCleanup(gc.enable)
+        gc.enable()
+        self.check_collection_while_it_is_packed(lambda: self.interp)
+
+    def test_collection_when_a_class_is_hashed(self):
+        self.addCleanup(setattr, Hashing, 'hook', staticmethod(int))
+        pack([Hashed()]).open()
+        Hashing.hook = staticmethod(gc.collect)
+        self.check_collection_while_it_is_packed(Hashed)
+
+    def test_collection_by_another_thread(self):
+        # While dates are met, which no other interpreter keeps us from looking up.
+        days = [datetime.date(2000, 1, 1) + datetime.timedelta(i) for i in range(2000)]
+        there = self.interp.call_in_thread(exec, textwrap.dedent("""
+            import datetime, time, interpreters
+            days = [datetime.date(2000, 1, 1) + datetime.timedelta(i) for i in range(20000)]
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                interpreters.pack(days)
+            """))
+        collecting = True
+        def collect():
+            while collecting:
+                gc.collect(0)
+        thread = threading.Thread(target=collect)
+        thread.start()
+        try:
+            while there.is_alive():
+                obj = [part for i, day in enumerate(days)
+                       for part in ((i, i + 2000), day + days[1].resolution)]
+                expected = obj[:]
+                self.assertEqual(pack(move(obj)).open(), expected)
+        finally:
+            collecting = False
+            thread.join()
+            there.join()
 
     def test_frozen(self):
         obj = [[1], {'a': []}]
