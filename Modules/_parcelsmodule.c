@@ -1932,7 +1932,8 @@ PyDoc_STRVAR(module_register_interpreter_type_doc,
 "register_interpreter_type($module, type, /)\n"
 "--\n"
 "\n"
-"Instances of this type are sent as their id, and made by calling it with one.");
+"Instances of this type are sent as their id, and made by calling it with one.\n"
+"They have it in a slot, _id: no Python code may run to get it.");
 
 static PyObject *
 module_register_interpreter_type(PyObject *module, PyObject *type)

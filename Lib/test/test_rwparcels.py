@@ -307,29 +307,31 @@ class MessageTests(TestBase):
 
     def test_interpreter_handles(self):
         class Handle:
+            __slots__ = '_id',
             def __init__(self, id):
-                self.id = id
+                self._id = id
         self.addCleanup(use_stub)
         _parcels.register_interpreter_type(Handle)
         self.assertTrue(_parcels.is_shareable(Handle(1)))
         got = _parcels.pack((Handle(7),)).open()[0]
         self.assertIs(type(got), Handle)
-        self.assertEqual(got.id, 7)
+        self.assertEqual(got._id, 7)
         with self.assertRaises(TypeError):
             _parcels.pack(Handle('x'))
         handle = Handle(1)
-        del handle.id
+        del handle._id
         with self.assertRaises((TypeError, AttributeError)):
             _parcels.pack(handle)
 
     def test_interpreter_on_its_way(self):
         # The message counts as a handle.
         class Handle:
+            __slots__ = '_id',
             def __init__(self, id):
-                self.id = id
+                self._id = id
                 _interpreters.incref(id)
             def __del__(self, decref=_interpreters.decref):
-                decref(self.id)
+                decref(self._id)
         def exists(id):
             return id in [other for other, _ in _interpreters.list_all()]
         self.addCleanup(use_stub)
